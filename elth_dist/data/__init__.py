@@ -1,0 +1,1 @@
+"""Images for training and validation: one Loader protocol, three loaders (DALI, resident, synthetic)."""

@@ -1,0 +1,1 @@
+"""How a training step is executed on many devices, behind one protocol."""

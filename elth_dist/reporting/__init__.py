@@ -1,0 +1,1 @@
+"""What a run shows: console, TensorBoard, metrics.jsonl, tables."""

@@ -1,0 +1,182 @@
+"""The processes of a run and everything they say to each other. Every collective of the project is in this file."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from elth_dist.errors import DisagreementError, UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them.
+
+    With ``world_size == 1`` nothing is ever sent. ``side`` is a gloo group for small CPU messages (signals, JSON) that
+    runs beside the main group, which is NCCL on GPUs and gloo on CPUs.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    side: dist.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which alone writes and prints."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is only this process."""
+        return self.world_size == 1
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if not self.alone:
+            dist.barrier(group=self.side)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace `tensor` (on this rank's device) by its sum over ranks."""
+        if not self.alone:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each floating tensor by its mean over ranks, with one all-reduce a dtype."""
+        if self.alone:
+            return
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_dtype.setdefault(tensor.dtype, []).append(tensor)
+        for group in by_dtype.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            dist.all_reduce(flat)
+            flat /= self.world_size
+            for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor (on this rank's device) by rank 0's."""
+        if self.alone:
+            return
+        for tensor in tensors:
+            contiguous = tensor.contiguous()
+            dist.broadcast(contiguous, src=0)
+            if contiguous is not tensor:
+                tensor.copy_(contiguous)
+
+    def broadcast_json(self, value: Any) -> Any:
+        """Rank 0's `value` (what JSON can hold) on every rank."""
+        if self.alone:
+            return value
+        data = json.dumps(value).encode() if self.is_main else b""
+        return json.loads(self._broadcast_bytes(data))
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """Every rank's `value` (what JSON can hold), in rank order, on every rank."""
+        if self.alone:
+            return [value]
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(sizes, torch.tensor([data.numel()]), group=self.side)
+        longest = max(int(size) for size in sizes)
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: data.numel()] = data
+        received = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(received, padded, group=self.side)
+        return [json.loads(part[: int(size)].numpy().tobytes()) for part, size in zip(received, sizes, strict=True)]
+
+    def start_max(self, tensor: Tensor) -> dist.Work | None:
+        """Begin to replace a small CPU tensor by its maximum over ranks; wait() on the result before reading it."""
+        if self.alone:
+            return None
+        return dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.side, async_op=True)
+
+    def require_equal(self, what: str, hashes: Mapping[str, int]) -> None:
+        """Compare named 64-bit values with rank 0's.
+
+        Raises:
+            DisagreementError: on every rank, naming the first entry that differs and all ranks where it does.
+        """
+        if self.alone:
+            return
+        everyone = self.gather_json({name: str(value) for name, value in hashes.items()})
+        for name in everyone[0]:
+            wrong = [rank for rank, theirs in enumerate(everyone) if theirs.get(name) != everyone[0][name]]
+            if wrong:
+                ranks = ", ".join(str(rank) for rank in wrong)
+                raise DisagreementError(f"{what}: {name} differs from rank 0's on rank {ranks}")
+        for rank, theirs in enumerate(everyone):
+            if theirs.keys() != everyone[0].keys():
+                raise DisagreementError(f"{what}: rank {rank} does not hold the same names as rank 0")
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that all ranks leave alike: if any rank meets a UserError, every rank raises the first one."""
+        message: str | None = None
+        try:
+            yield
+        except UserError as error:
+            message = str(error)
+        first = next((text for text in self.gather_json(message) if text is not None), None)
+        if first is not None:
+            raise UserError(first)
+
+    def _broadcast_bytes(self, data: bytes) -> bytes:
+        size = torch.tensor([len(data)])
+        dist.broadcast(size, src=0, group=self.side)
+        buffer = torch.zeros(int(size), dtype=torch.uint8)
+        if self.is_main:
+            buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(buffer, src=0, group=self.side)
+        return buffer.numpy().tobytes()
+
+
+def environment_ranks() -> tuple[int, int, int]:
+    """(rank, world size, local rank) as torchrun or the launcher set them; (0, 1, 0) for a process on its own."""
+    return (
+        int(os.environ.get("RANK", "0")),
+        int(os.environ.get("WORLD_SIZE", "1")),
+        int(os.environ.get("LOCAL_RANK", "0")),
+    )
+
+
+@contextlib.contextmanager
+def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[Ranks]:
+    """Join the process group that the environment describes; leave it at the end.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        timeout_minutes: how long a collective may wait for a rank before the run stops.
+    """
+    rank, world_size, local_rank = environment_ranks()
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if use_cuda and not torch.cuda.is_available():
+        raise UserError("engine.device: 'cuda' asked for, but torch sees no GPU (valid here: auto, cpu)")
+    if use_cuda and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"local rank {local_rank} has no GPU of its own: this host shows {torch.cuda.device_count()}; "
+            "start at most that many processes a node"
+        )
+    target = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(target)
+    if world_size == 1:
+        yield Ranks(device=target)
+        return
+    timeout = timedelta(minutes=timeout_minutes)
+    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timeout)
+    try:
+        side = dist.new_group(backend="gloo", timeout=timeout)
+        yield Ranks(rank, world_size, local_rank, target, side)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""Winning tickets: the ticket and its file, and the elastic transformation to other depths."""

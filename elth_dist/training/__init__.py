@@ -1,0 +1,1 @@
+"""One training loop for every job, its masked optimizer, schedules and evaluation."""
