@@ -61,7 +61,8 @@ class Ranks:
             flat = torch.cat([tensor.reshape(-1) for tensor in group])
             dist.all_reduce(flat)
             flat /= self.world_size
-            for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+            sizes = [tensor.numel() for tensor in group]
+        for tensor, part in zip(group, torch.split(flat, sizes), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
@@ -177,6 +178,7 @@ def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[
     dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timeout)
     try:
         side = dist.new_group(backend="gloo", timeout=timeout)
+        assert isinstance(side, dist.ProcessGroup)
         yield Ranks(rank, world_size, local_rank, target, side)
     finally:
         dist.destroy_process_group()
