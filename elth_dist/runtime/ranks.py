@@ -62,7 +62,7 @@ class Ranks:
             dist.all_reduce(flat)
             flat /= self.world_size
             sizes = [tensor.numel() for tensor in group]
-                for tensor, part in zip(group, torch.split(flat, sizes), strict=True):
+            for tensor, part in zip(group, torch.split(flat, sizes), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
