@@ -1,0 +1,192 @@
+"""Finding the exact k-th smallest score over all ranks, and pruning by it.
+
+A radix select: fp32 bit patterns, read as sign and magnitude, are order-preserving integers. Three histograms (of the
+highest 11, the next 11 and the last 10 bits), each summed over the ranks, determine the k-th smallest one to the bit.
+No scores are sent and nothing is sorted: whole tensors, shards and any number of ranks give the same threshold.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from elth_dist.sparsity.masks import Masks
+
+_T = TypeVar("_T")
+
+_MAGNITUDE = 0x7FFFFFFF  # all bits but the sign
+_INF = 0x7F800000  # keys of numbers lie in [-_INF, _INF]; the two below are the only other ones
+_NAN = 0x7FBFFFFF
+_NO_CANDIDATE = 0x7FFFFFFF
+
+# (shift, bits, offset) of each digit of a key: the highest one is signed
+_DIGITS = ((21, 11, 1 << 10), (10, 11, 0), (0, 10, 0))
+
+
+class Threshold(NamedTuple):
+    """Where a selection cuts: every score below it is pruned, and of those equal to it the first `ties` by position."""
+
+    bits: int  # of the k-th smallest score as an fp32, 0 <= bits < 2^32; zeros of either sign are 0
+    ties: int  # at least 1, or 0 when nothing is pruned
+
+    @property
+    def score(self) -> float:
+        """The k-th smallest score."""
+        value: float = struct.unpack("<f", struct.pack("<I", self.bits))[0]
+        return value
+
+
+def identity(value: _T) -> _T:
+    """What reduces or shares a value when every rank holds all of it: the value itself."""
+    return value
+
+
+def exact_count(fraction: float, remaining: int) -> int:
+    """ceil(fraction x remaining), with `fraction` taken as the decimal number it is written as: 20 % of 5 is 1, not 2.
+
+    (In binary, 0.2 is a little more than 1/5.) ValueError unless 0 <= fraction <= 1 and remaining >= 0.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"a fraction of {fraction} is not between 0 and 1")
+    if remaining < 0:
+        raise ValueError(f"{remaining} remaining weights")
+    return math.ceil(Fraction(repr(float(fraction))) * remaining)
+
+
+def select(
+    scores: Sequence[Tensor],
+    candidates: Sequence[Tensor],
+    k: int,
+    reduce: Callable[[Tensor], Tensor] = identity,
+    names: Sequence[str] = (),
+) -> Threshold:
+    """The k-th smallest of the scores whose candidate is True, over all ranks.
+
+    Args:
+        scores: fp32 tensors of any shapes and strides, on one device; this rank's part of the scores, or all of them.
+            At least one tensor, which may be empty.
+        candidates: bool tensors of the same shapes. What other entries hold, NaN included, does not matter.
+        k: 0 <= k <= number of candidates over all ranks; the same on every rank.
+        reduce: sums an int64 tensor of up to 2,048 entries (16 KB) over the ranks, which all call it three times (once
+            for k = 0); the identity when every rank holds all the scores.
+        names: of the tensors, for error messages.
+
+    Returns:
+        The threshold, the same on every rank. -0.0 equals 0.0.
+
+    Raises:
+        ValueError: on every rank alike, when a candidate's score is NaN or k is out of range.
+    """
+    if any(tensor.dtype != torch.float32 for tensor in scores):
+        raise ValueError("scores are to be fp32")
+    return _select(_keys(scores, candidates), scores, candidates, k, reduce, names)
+
+
+def prune(
+    masks: Masks,
+    scores: Mapping[str, Tensor],
+    k: int,
+    reduce: Callable[[Tensor], Tensor] = identity,
+    share: Callable[[Threshold], Threshold] = identity,
+) -> Masks:
+    """Masks that keep exactly `k` weights fewer: of the kept ones, those with the smallest scores go.
+
+    Of weights with equal scores, the first by position go: by parameter order, then by logical (NCHW) flat index.
+
+    Args:
+        masks: the masks to prune; they are left as they are.
+        scores: fp32, for every masked weight, of its shape, whole, and on the masks' device. What they hold where the
+            mask is False does not matter.
+        k: how many to prune, 0 <= k <= masks.kept.
+        reduce: see `select`.
+        share: hands rank 0's threshold to every rank.
+
+    Returns:
+        New masks on the same device, contiguous.
+
+    Raises:
+        ValueError: a score is NaN (naming its tensor), k is out of range, or scores and masks do not fit.
+    """
+    if missing := masks.keys() - scores.keys():
+        raise ValueError(f"no scores for {min(missing)!r}")
+    values = [scores[name] for name in masks]
+    for name, value in zip(masks, values, strict=True):
+        if value.dtype != torch.float32 or value.shape != masks[name].shape:
+            raise ValueError(
+                f"the scores of {name!r} are {value.dtype} {list(value.shape)}, not fp32 {list(masks[name].shape)}"
+            )
+    keys = _keys(values, list(masks.values()))
+    threshold = share(_select(keys, values, list(masks.values()), k, reduce, list(masks)))
+    key = _key(threshold.bits)
+    kept = keys > key
+    equal = (keys == key).nonzero().squeeze(1)
+    kept[equal[threshold.ties :]] = True
+    kept &= keys != _NO_CANDIDATE
+    parts = torch.split(kept, [mask.numel() for mask in masks.values()])
+    return Masks({name: part.view(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)})
+
+
+def _select(
+    keys: Tensor,
+    scores: Sequence[Tensor],
+    candidates: Sequence[Tensor],
+    k: int,
+    reduce: Callable[[Tensor], Tensor],
+    names: Sequence[str],
+) -> Threshold:
+    rank, prefix = k, 0  # the wanted key is the rank-th smallest of the remaining keys, which all begin with `prefix`
+    for shift, width, offset in _DIGITS:
+        digits = keys >> shift
+        digits.bitwise_and_((1 << width) - 1).bitwise_xor_(offset)
+        histogram: list[int] = reduce(torch.bincount(digits, minlength=1 << width)).tolist()
+        if offset:
+            _check(histogram, k, scores, candidates, names)
+            if k == 0:
+                return Threshold(bits=_bits(-_INF), ties=0)
+        bucket = 0
+        while rank > histogram[bucket]:
+            rank -= histogram[bucket]
+            bucket += 1
+        prefix += (bucket - offset) << shift
+        if shift:
+            keys = keys[digits == bucket]
+    return Threshold(bits=_bits(prefix), ties=rank)
+
+
+def _check(
+    histogram: Sequence[int], k: int, scores: Sequence[Tensor], candidates: Sequence[Tensor], names: Sequence[str]
+) -> None:
+    """Refuse what the histogram of the highest digit, which is the same on every rank, shows to be wrong."""
+    nans = (_NAN >> 21) + (1 << 10)
+    if histogram[nans]:
+        own = (i for i, (s, c) in enumerate(zip(scores, candidates, strict=True)) if (s.isnan() & c).any())
+        index = next(own, None)
+        where = "on another rank" if index is None else f"in {names[index]!r}" if names else f"in tensor {index}"
+        raise ValueError(f"{histogram[nans]} scores are NaN, the first {where}")
+    available = sum(histogram[:nans])
+    if not 0 <= k <= available:
+        raise ValueError(f"cannot select {k} of {available} weights")
+
+
+def _keys(scores: Sequence[Tensor], candidates: Sequence[Tensor]) -> Tensor:
+    """int32 [numel], in the order of the scores, tensors one after the other in logical order."""
+    values = torch.cat([score.reshape(-1) for score in scores])
+    bits = values.view(torch.int32)
+    sign = bits >> 31  # 0 or -1; (x ^ -1) - -1 is -x, so that both zeros are 0
+    keys = (bits & _MAGNITUDE).bitwise_xor_(sign).sub_(sign)
+    keys.masked_fill_(values.isnan(), _NAN)
+    return keys.masked_fill_(
+        torch.cat([candidate.reshape(-1) for candidate in candidates]).logical_not_(), _NO_CANDIDATE
+    )
+
+
+def _key(bits: int) -> int:
+    return -(bits & _MAGNITUDE) if bits >> 31 else bits
+
+
+def _bits(key: int) -> int:
+    return 1 << 31 | -key if key < 0 else key
