@@ -1,0 +1,155 @@
+"""metrics.jsonl: every scalar of a run as one JSON object a line, in the order in which they came about."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from elth_dist.errors import UserError
+
+#: What every row has; all other keys are scalars.
+KEYS = ("job", "step", "epoch")
+
+# JSON has no such numbers. These names are protobuf's, and float() of most languages reads them.
+_NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class MetricsFile:
+    """The rows of all jobs of a run, appended to by one process at a time.
+
+    A row is ``{"job": str, "step": int, "epoch": float, **scalars}``: these three keys first, then the scalars in
+    alphabetical order, each number as the shortest text that reads back to the same float64, so that equal scalars
+    give equal bytes. NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity".
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: Counter[str] = Counter()
+        self._file: BinaryIO | None = None
+
+    def restart(self, job: str, keep_rows: int) -> list[dict[str, Any]]:
+        """Open the file to append to `job`, of which only the first `keep_rows` rows stay; return those.
+
+        What must go (rows that came after a checkpoint, a last line torn by a kill) goes in one atomic replacement of
+        the file; the bytes of all other rows stay as they are.
+
+        Raises:
+            UserError: a line other than the last is no row.
+        """
+        assert keep_rows >= 0, keep_rows
+        self.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        found, size = _read(self.path) if self.path.exists() else ([], 0)
+        self._rows = Counter()
+        kept: list[bytes] = []
+        of_job: list[dict[str, Any]] = []
+        for line, row in found:
+            if row["job"] == job:
+                if self._rows[job] == keep_rows:
+                    continue
+                of_job.append(row)
+            self._rows[row["job"]] += 1
+            kept.append(line)
+        if sum(map(len, kept)) != size:
+            self._replace(kept)
+        self._file = self.path.open("ab")
+        return of_job
+
+    def append(self, row: Mapping[str, str | int | float]) -> None:
+        """Add a row and hand it to the operating system: it outlives a kill of this process from here on."""
+        assert self._file is not None, "restart() comes first"
+        scalars = {name: _number(row[name]) for name in sorted(row.keys() - set(KEYS))}
+        whole = {"job": row["job"], "step": row["step"], "epoch": _number(row["epoch"]), **scalars}
+        self._file.write(json.dumps(whole, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        self._rows[str(row["job"])] += 1
+
+    def rows(self, job: str) -> int:
+        """How many rows `job` has, as of the last `restart` and since."""
+        return self._rows[job]
+
+    def sync(self) -> None:
+        """Make every row outlive a crash of the machine too."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Give back the file; `restart` opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _replace(self, lines: list[bytes]) -> None:
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with temporary.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Every row of a metrics.jsonl, also while it is being written; non-finite numbers are floats again.
+
+    Raises:
+        UserError: there is no such file, or a line other than the last is no row.
+    """
+    try:
+        return [row for _, row in _read(path)[0]]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such metrics file") from error
+
+
+def _read(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
+    """Each whole line with its row, and the size of the file in bytes. A torn last line is left out."""
+    data = path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line)
+        if row is not None:
+            rows.append((line, row))
+        elif number != len(lines):
+            raise UserError(f"{path}: line {number} is no row of metrics; mend or remove that line")
+    return rows, len(data)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("job"), str) or not all(key in row for key in KEYS):
+        return None
+    scalars = {
+        name: _NAMES.get(value, value) for name, value in row.items() if isinstance(value, str) and name != "job"
+    }
+    return row | scalars
+
+
+def _number(value: str | int | float) -> float | str:
+    number = float(value)
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    return number

@@ -1,0 +1,233 @@
+"""The one voice of a run: console, TensorBoard and metrics.jsonl, on rank 0 only."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+from elth_dist.reporting import pictures
+from elth_dist.reporting.console import Extent, open_console
+from elth_dist.reporting.metrics_file import KEYS, MetricsFile
+from elth_dist.sparsity.masks import Masks
+
+
+@dataclass
+class _Job:
+    name: str
+    extent: Extent
+    writer: SummaryWriter
+    last_step: int
+
+
+class Reporter:
+    """Reports one job after the other. Where it is not `enabled` (ranks other than 0), every call does nothing.
+
+    Scalars are named by their kind: ``train/``, ``val/``, ``density/``, ``overlap/``, and ``time/`` and ``memory/``,
+    which alone may differ between two equal runs. Accuracies, densities and overlaps are fractions in [0, 1].
+    """
+
+    def __init__(
+        self,
+        metrics_path: Path,
+        tensorboard_folder: Callable[[str], Path],
+        *,
+        enabled: bool,
+        interactive: bool | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
+        """
+        Args:
+            metrics_path: the run's metrics.jsonl.
+            tensorboard_folder: where a job's event files lie, by the job's name.
+            enabled: whether this is rank 0.
+            interactive: a progress bar (True) or plain lines (False); None: a bar where `stream` is a terminal.
+            stream: where to speak; None: standard output.
+        """
+        self.enabled = enabled
+        self._tensorboard_folder = tensorboard_folder
+        self._metrics = MetricsFile(metrics_path)
+        self._console = open_console(sys.stdout if stream is None else stream, interactive)
+        self._job: _Job | None = None
+
+    def start_job(
+        self, job: str, *, title: str, start_step: int, total_steps: int, steps_per_epoch: int, keep_rows: int = 0
+    ) -> None:
+        """Begin a job, or continue one from a checkpoint.
+
+        What an interrupted attempt reported after that checkpoint is dropped from metrics.jsonl and hidden in
+        TensorBoard, so that the job's record becomes that of an uninterrupted one.
+
+        Args:
+            title: what people are told that the job does.
+            start_step: the step that it continues at.
+            total_steps: the step that it ends at; 0 for a job that trains nothing.
+            steps_per_epoch: any number where `total_steps` is 0.
+            keep_rows: `rows()` as it was at that checkpoint; 0: a fresh start.
+        """
+        if not self.enabled:
+            return
+        assert self._job is None, f"{self._job.name} is not finished" if self._job else ""
+        extent = Extent(start_step, total_steps, steps_per_epoch)
+        kept = self._metrics.restart(job, keep_rows)
+        # TensorBoard hides what was written before for this step or a later one ...
+        folder = str(self._tensorboard_folder(job))
+        writer = SummaryWriter(folder, purge_step=start_step, max_queue=100, flush_secs=30)
+        self._job = _Job(job, extent, writer, start_step)
+        # ... of which the kept rows are part where the checkpoint was taken after they were written
+        for row in kept:
+            if row["step"] >= start_step:
+                self._add_scalars(row["step"], {name: value for name, value in row.items() if name not in KEYS})
+        self._console.start(job, title, extent)
+        if len(kept) < keep_rows:
+            self.warn(f"{self._metrics.path}: {keep_rows - len(kept)} rows of {job} are missing")
+
+    def scalars(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """One row of metrics.jsonl, and a point of each scalar in TensorBoard, at optimizer step `step`."""
+        if not self.enabled:
+            return
+        job = self._open_job()
+        self._metrics.append({"job": job.name, "step": step, "epoch": epoch, **values})
+        self._add_scalars(step, values)
+
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        """Show where the job is: moves the bar, or writes a line every few seconds and for each ``val/`` figure."""
+        if not self.enabled:
+            return
+        self._open_job()
+        self._console.progress(step, values)
+
+    def rows(self) -> int:
+        """How many rows the current job has, for its checkpoint; all that was reported so far is then on disk."""
+        if not self.enabled:
+            return 0
+        job = self._open_job()
+        self._metrics.sync()
+        job.writer.flush()
+        return self._metrics.rows(job.name)
+
+    def say(self, text: str) -> None:
+        """Tell people something. Inside or outside of a job."""
+        if self.enabled:
+            self._console.say(text)
+
+    def warn(self, text: str) -> None:
+        """Tell people that something is not as it should be. Inside or outside of a job."""
+        if self.enabled:
+            self._console.warn(text)
+
+    def level_end(self, step: int, masks: Masks, weights: Mapping[str, Tensor], previous: Masks | None) -> None:
+        """Record what a ticket looks like: densities, magnitudes of kept weights, pictures of the masks.
+
+        Args:
+            step: the job's last optimizer step.
+            masks: of the ticket.
+            weights: at least the weights that `masks` names, of the same shapes, whole.
+            previous: the masks of the level before, for their overlap (Jaccard index); None: there is none.
+        """
+        if not self.enabled:
+            return
+        job = self._open_job()
+        values = {"density/total": masks.density}
+        values |= {f"density/{name}": density for name, density in masks.densities.items()}
+        if previous is not None:
+            overlap = masks.overlap(previous)
+            values["overlap/total"] = overlap.total
+            values |= {f"overlap/{name}": jaccard for name, jaccard in overlap.tensors.items()}
+        self.scalars(step, job.extent.epoch(step), values)
+        for name, mask in masks.items():
+            job.writer.add_image(f"mask/{name}", pictures.mask_picture(mask), step, dataformats="HWC")
+            magnitudes = pictures.kept_magnitudes(weights[name], mask)
+            if magnitudes is not None:
+                job.writer.add_histogram_raw(
+                    f"weights/{name}",
+                    min=magnitudes.min,
+                    max=magnitudes.max,
+                    num=magnitudes.num,
+                    sum=magnitudes.sum,
+                    sum_squares=magnitudes.sum_squares,
+                    bucket_limits=magnitudes.limits,
+                    bucket_counts=magnitudes.counts,
+                    global_step=step,
+                )
+
+    def hparams(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """The job's line in TensorBoard's HPARAMS tab: its options and what came of them. Once, at the job's end.
+
+        Args:
+            values: options, also nested: ``{"train": {"lr": 0.1}}`` becomes ``train.lr``.
+            metrics: final figures; shown, and drawn as scalars, as ``result/<name>``.
+        """
+        if not self.enabled:
+            return
+        job = self._open_job()
+        results = {f"result/{name}": float(value) for name, value in metrics.items()}
+        assert job.writer.file_writer is not None
+        for summary in hparams_summaries(dict(_flatten(values)), results):
+            job.writer.file_writer.add_summary(summary, job.last_step)
+        self._add_scalars(job.last_step, results)
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Put a text (the config, the environment) on TensorBoard's TEXT tab, at the step where this attempt began."""
+        if not self.enabled:
+            return
+        job = self._open_job()
+        job.writer.add_text(tag, markdown, job.extent.start)
+
+    def finish_job(self) -> None:
+        """End the current job: everything it reported is on disk."""
+        if not self.enabled:
+            return
+        self._open_job()
+        self._end_job()
+
+    def close(self) -> None:
+        """End the report, in the middle of a job too: keeps what there is, and gives back files and the terminal."""
+        if self._job is not None:
+            self._end_job()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_job(self) -> _Job:
+        assert self._job is not None, "start_job() comes first"
+        return self._job
+
+    def _add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        job = self._open_job()
+        job.last_step = max(job.last_step, step)
+        for name, value in values.items():
+            job.writer.add_scalar(name, value, step)
+
+    def _end_job(self) -> None:
+        job, self._job = self._open_job(), None
+        self._console.finish()
+        job.writer.close()
+        self._metrics.sync()
+        self._metrics.close()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float | str]]:
+    """Options as TensorBoard can show them: numbers and texts under dotted names."""
+    for name, value in values.items():
+        match value:
+            case Mapping():
+                yield from _flatten(value, f"{prefix}{name}.")
+            case bool():
+                yield prefix + name, str(value).lower()
+            case int() | float() | str():
+                yield prefix + name, value
+            case list() | tuple():
+                yield prefix + name, ", ".join(map(str, value))
+            case _:
+                yield prefix + name, "none" if value is None else str(value)
