@@ -78,7 +78,7 @@ _FIXED = (
     | {name: Architecture(name, "resnet", "bottleneck", units) for name, units in _BOTTLENECK.items()}
     | {name: Architecture(name, "vgg", "conv", units, (0, 1), ("fc.weight",)) for name, units in _VGG.items()}
 )
-_CIFAR = re.compile(r"resnet([1-9]\d{0,4})_cifar", re.ASCII)
+_CIFAR = re.compile(r"resnet(0|[1-9]\d{0,4})_cifar", re.ASCII)
 
 
 def architecture(name: str) -> Architecture:
@@ -104,6 +104,15 @@ def architecture(name: str) -> Architecture:
             f"nearest is 'resnet{nearest}_cifar'"
         )
     common = [*_FIXED, *(f"resnet{depth}_cifar" for depth in (8, 14, 20, 32, 44, 56, 110))]
-    near = difflib.get_close_matches(name, common, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = max(common, key=lambda known: (_likeness(name, known), -abs(_depth(name) - _depth(known))))
+    hint = f"did you mean {near!r}? " if _likeness(name, near) > 0.5 else ""
     raise UserError(f"unknown architecture {name!r}: {hint}valid are {', '.join(_FIXED)} and resnet(6n+2)_cifar")
+
+
+def _likeness(name: str, known: str) -> float:
+    return difflib.SequenceMatcher(None, name, known).ratio()
+
+
+def _depth(name: str) -> int:
+    digits = re.search(r"\d{1,9}", name)
+    return int(digits[0]) if digits else 0

@@ -115,7 +115,8 @@ def _exported(ticket: "Ticket", suffix: str) -> bytes:
 def _plan(source: str, target: str, options: argparse.Namespace) -> TransferPlan:
     if options.plan is not None and (options.order or options.squeeze):
         raise UserError("--plan already says everything; leave out --order and --squeeze")
-    order, squeeze = options.order or "interpolate", options.squeeze or "first"
+    order: Order = options.order or "interpolate"
+    squeeze: Squeeze = options.squeeze or "first"
     return plan_transfer(source, target, order, squeeze, options.units, options.plan)
 
 
