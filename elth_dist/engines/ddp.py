@@ -1,0 +1,170 @@
+"""DistributedDataParallel over NCCL or gloo; with one rank, the bare module."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from elth_dist.engines.options import EngineOptions
+from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
+from elth_dist.runtime.ranks import Ranks
+from elth_dist.runtime.states import load_state, save_state
+
+_AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DdpEngine:
+    """The Engine protocol with every rank holding the whole model; weights and activations are channels_last."""
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        options: EngineOptions,
+        *,
+        precision: str = "fp32",
+        sync_bn: bool = False,
+        compile_model: bool = False,
+        deterministic: bool = False,
+    ) -> None:
+        self._ranks = ranks
+        self._options = options
+        self._dtype = _AUTOCAST[precision]
+        self._sync_bn = sync_bn
+        self._compile = compile_model
+        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = not deterministic
+        tf32 = "tf32" if precision == "tf32" else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = tf32
+        torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]  # missing in torch's stubs
+
+    def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
+        model = model.to(self._ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._sync_bn and not self._ranks.alone:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self._model = model
+        self._optimizer = build_optimizer(model)
+        forward: nn.Module = torch.compile(model) if self._compile else model  # type: ignore[assignment]
+        self._alone = forward
+        if not self._ranks.alone:
+            device_ids = [self._ranks.device] if self._ranks.device.type == "cuda" else None
+            forward = DistributedDataParallel(
+                forward,
+                device_ids=device_ids,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                bucket_cap_mb=self._options.bucket_mib,
+            )
+        self._forward = forward
+        self._settle(batch_shape)
+
+    def _settle(self, batch_shape: tuple[int, ...]) -> None:
+        """Let DDP reach its final gradient buckets before anything counts.
+
+        DDP regroups its buckets after the first backward pass, which changes the order of sums over ranks: without two
+        passes up front, a resumed run would add in another order than one that was never interrupted.
+        """
+        if self._ranks.alone:
+            return
+        before = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        images = torch.zeros(batch_shape, device=self._ranks.device).to(memory_format=torch.channels_last)
+        for _ in range(2):
+            self.forward(images).sum().backward()  # type: ignore[no-untyped-call]
+        self._optimizer.zero_grad()
+        with torch.no_grad():
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(before[name])
+
+    @property
+    def model(self) -> nn.Module:
+        return self._model
+
+    @property
+    def optimizer(self) -> TrainingOptimizer:
+        return self._optimizer
+
+    @contextlib.contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        if last or not isinstance(self._forward, DistributedDataParallel):
+            yield
+        else:
+            with self._forward.no_sync():
+                yield
+
+    def forward(self, images: Tensor) -> Tensor:
+        # DDP's own forward is for training: in evaluation ranks need not keep step with each other
+        module = self._forward if self._model.training else self._alone
+        with torch.autocast(self._ranks.device.type, dtype=self._dtype, enabled=self._dtype is not None):
+            logits: Tensor = module(images)
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> StepOutcome:
+        optimizer: Any = self._optimizer
+        self._scaler.unscale_(optimizer)
+        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        finite = torch.isfinite(norm)
+        if self._scaler.is_enabled():
+            self._scaler.step(optimizer)
+            self._scaler.update()
+        else:
+            optimizer.found_inf = (~finite).float()
+            optimizer.step()
+        optimizer.zero_grad()
+        return StepOutcome(finite, norm)
+
+    def average_batchnorm(self) -> None:
+        statistics = [
+            tensor
+            for module in self._model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for tensor in (module.running_mean, module.running_var)
+            if tensor is not None
+        ]
+        self._ranks.average_(statistics)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        state: dict[str, Tensor] = self._model.state_dict()
+        return state
+
+    def save(self, folder: Path) -> None:
+        own = {"buffers": dict(self._model.named_buffers())}
+        save_state(folder / f"engine-{self._ranks.rank:05d}.safetensors", own)
+        if self._ranks.is_main:  # weights and momentum are equal on every rank
+            whole = {
+                "weights": dict(self._model.named_parameters()),
+                "optimizer": [self._optimizer.state[p] for p in self._parameters()],
+                "scaler": self._scaler.state_dict(),
+            }
+            save_state(folder / "engine.safetensors", whole)
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        own = load_state(folder / f"engine-{self._ranks.rank:05d}.safetensors")
+        whole = load_state(folder / "engine.safetensors")
+        _copy_into(dict(self._model.named_buffers()), own["buffers"])
+        _copy_into(dict(self._model.named_parameters()), whole["weights"])
+        for parameter, saved in zip(self._parameters(), whole["optimizer"], strict=True):
+            _copy_into(self._optimizer.state[parameter], saved)
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(whole["scaler"])
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def close(self) -> None:
+        del self._forward, self._alone, self._optimizer, self._model
+
+
+def _copy_into(live: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Copy in place, so that every tensor keeps its device, strides and aliases."""
+    assert live.keys() == saved.keys(), f"state holds {sorted(saved)}, expected {sorted(live)}"
+    for name, tensor in live.items():
+        tensor.copy_(saved[name])

@@ -1,0 +1,54 @@
+"""train: a ticket, a control made of one, or a dense network, to the end."""
+
+from elth_dist.errors import UserError
+from elth_dist.jobs.context import JobContext, Metrics
+from elth_dist.jobs.options import TrainJob
+from elth_dist.jobs.training import (
+    finish_report,
+    initial_model,
+    load_ticket,
+    train,
+    train_ticket,
+    training_metrics,
+)
+from elth_dist.models.families import architecture
+from elth_dist.runtime.seeds import derive_seed
+from elth_dist.sparsity.masks import Masks
+from elth_dist.tickets.controls import random_masks, reinitialised
+from elth_dist.tickets.files import save_weights
+
+
+def run(options: TrainJob, job: JobContext) -> Metrics:
+    """Leave the trained weights, and the ticket that they were trained from."""
+    setting = options.setting
+    if options.control == "dense":
+        return _train_dense(options, job)
+    ticket = load_ticket(options.path, job)
+    if ticket.num_classes != job.training.dataset.num_classes:
+        raise UserError(
+            f"{job.name}: the ticket has {ticket.num_classes} classes, data.name {setting.data.name!r} has "
+            f"{job.training.dataset.num_classes}"
+        )
+    title = f"{ticket.arch} ticket"
+    if options.control == "random":
+        ticket = random_masks(ticket, derive_seed(setting.seed, "random", job.name))
+        title = f"random masks on {ticket.arch}"
+    elif options.control == "reinit":
+        ticket = reinitialised(ticket, derive_seed(setting.seed, "reinit", job.name), setting.model.init)
+        title = f"reinitialised {ticket.arch}"
+    title = f"{title}, density {ticket.density:.2%}"
+    return train_ticket(job, setting, ticket, data_order=options.data_order, title=title)
+
+
+def _train_dense(options: TrainJob, job: JobContext) -> Metrics:
+    """One uninterrupted training from initialisation, with the data order of `pretrain` from its first step."""
+    setting = options.setting
+    model = initial_model(setting, job.training.dataset.num_classes)
+    masks = Masks.dense(model, architecture(setting.model.arch).excluded)
+    title = f"dense {setting.model.arch}"
+    fitted = train(job, setting, model, masks, data_order=options.data_order, title=title)
+    if job.is_main:
+        save_weights(job.folder.trained, fitted.weights)
+    job.training.reporter.level_end(fitted.end, masks, fitted.weights, None)
+    finish_report(job, setting, fitted)
+    return {**training_metrics(fitted), "arch": setting.model.arch, "density": 1.0}

@@ -1,0 +1,116 @@
+"""What the jobs that train have in common: a network through fit(), its result into the job's folder."""
+
+from pathlib import Path
+
+from torch import nn
+
+from elth_dist.jobs.context import JobContext, Metrics
+from elth_dist.jobs.options import Setting
+from elth_dist.models.build import blank_model, build_model
+from elth_dist.options import Step
+from elth_dist.runtime.checkpoints import Checkpoints
+from elth_dist.runtime.seeds import derive_seed
+from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.updates import StaticMask
+from elth_dist.tickets.files import save_weights
+from elth_dist.tickets.ticket import Ticket
+from elth_dist.training.loop import Fitted, Task, fit
+
+
+def initial_model(setting: Setting, num_classes: int) -> nn.Module:
+    """The network of a run at step 0, equal on every rank."""
+    return build_model(
+        setting.model.arch, num_classes, init=setting.model.init, seed=derive_seed(setting.seed, "initialisation")
+    )
+
+
+def model_of(ticket: Ticket) -> nn.Module:
+    """The ticket's subnetwork: theta_r where the mask keeps it, 0 elsewhere."""
+    model = blank_model(ticket.arch, ticket.num_classes).to_empty(device="cpu")
+    model.load_state_dict(ticket.masked_weights())
+    return model
+
+
+def train(
+    job: JobContext,
+    setting: Setting,
+    model: nn.Module,
+    masks: Masks,
+    *,
+    data_order: str,
+    title: str,
+    start: int = 0,
+    until: Step | None = None,
+) -> Fitted:
+    """Run fit() for a job, with its checkpoints in its folder."""
+    task = Task(
+        name=job.name,
+        title=title,
+        model=model,
+        update=StaticMask(masks),
+        seed=derive_seed(setting.seed, "order", data_order),
+        start=start,
+        until=until,
+    )
+    checkpoints = Checkpoints(job.folder.checkpoints, job.training.ranks)
+    return fit(task, setting.train, setting.engine, job.training, checkpoints)
+
+
+def train_ticket(
+    job: JobContext, setting: Setting, ticket: Ticket, *, data_order: str, title: str, previous: Masks | None = None
+) -> Metrics:
+    """Train a ticket from its rewind step to the end; write it and what became of it.
+
+    `previous`: masks of the level before, to report the overlap with.
+    """
+    fitted = train(
+        job,
+        setting,
+        model_of(ticket),
+        ticket.masks,
+        data_order=data_order,
+        title=title,
+        start=ticket.meta.rewind_step,
+    )
+    if job.is_main:
+        ticket.save(job.folder.ticket)
+        save_weights(job.folder.trained, fitted.weights)
+    job.training.reporter.level_end(fitted.end, ticket.masks, fitted.weights, previous)
+    finish_report(job, setting, fitted)
+    return {**training_metrics(fitted), **ticket_metrics(ticket)}
+
+
+def load_ticket(path: str | None, job: JobContext) -> Ticket:
+    """The ticket that a job works on: from a file that the user named, or an input's."""
+    return Ticket.load(job.inputs["ticket"].ticket if path is None else Path(path))
+
+
+def finish_report(job: JobContext, setting: Setting, fitted: Fitted) -> None:
+    """Close the job's report with its options beside its final figures."""
+    found = fitted.evaluation
+    reporter = job.training.reporter
+    reporter.hparams(setting.model_dump(mode="json"), {"top1": found.top1, "top5": found.top5, "loss": found.loss})
+    reporter.finish_job()
+
+
+def training_metrics(fitted: Fitted) -> Metrics:
+    """What a result file says about a training."""
+    found = fitted.evaluation
+    return {
+        "val_loss": found.loss,
+        "top1": found.top1,
+        "top5": found.top5,
+        "start_step": fitted.start,
+        "end_step": fitted.end,
+        "samples": fitted.samples,
+    }
+
+
+def ticket_metrics(ticket: Ticket) -> Metrics:
+    """What a result file says about a ticket."""
+    return {
+        "arch": ticket.arch,
+        "level": ticket.meta.level,
+        "density": ticket.density,
+        "layer_densities": ticket.masks.densities,
+    }

@@ -1,0 +1,22 @@
+"""Where a run writes."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from elth_dist.options import Options
+
+
+class RunOptions(Options):
+    """The run directory. Nothing is written outside it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        default="run", description="name of the run; the configuration file's own name if not given"
+    )
+    dir: Path | None = Field(default=None, description="where everything is written; null: runs/NAME")
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return Path("runs", self.name) if self.dir is None else self.dir

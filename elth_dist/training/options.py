@@ -1,0 +1,72 @@
+"""How a network is trained: length, batch, learning rate, precision."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from elth_dist.options import NO_EFFECT, Options, Step
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+class TrainOptions(Options):
+    """One training from step 0 to `epochs`; a ticket's training enters it at the rewind step.
+
+    Defaults are the paper's CIFAR-10 ResNet recipe (E-LTH, section 4).
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(default=160, description="length of a whole training")
+    global_batch: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
+        default=128, description="samples an optimizer step, over all ranks and micro-batches"
+    )
+    accumulate: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=1, description="micro-batches an optimizer step on each rank"
+    )
+    lr: Annotated[float, Field(gt=0, le=1000)] = Field(default=0.1, description="highest learning rate")
+    lr_batch: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="the global batch that `lr` is meant for: lr is scaled by global_batch / lr_batch; null: as is",
+    )
+    schedule: Literal["step", "cosine"] = Field(default="step", description="decay of the learning rate")
+    milestones: tuple[Step, ...] = Field(
+        default=(Step.parse("80ep"), Step.parse("120ep")),
+        description="where `step` multiplies the learning rate by gamma; points past the end are never reached",
+    )
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(default=0.1, description="factor at each milestone")
+    warmup: Step = Field(default=Step.parse(0), description="linear warm-up from 0 up to here")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    decay: Literal["all", "weights"] = Field(
+        default="all", description="what weight decay acts on: all parameters (the paper), or no biases and BatchNorm"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Precision = Field(default="fp32", description="compute type of forward and backward (torch.amp)")
+    sync_bn: bool = Field(default=False, description="BatchNorm statistics over all ranks' samples at every step")
+    deterministic: bool = Field(
+        default=False, description="bit-reproducible kernels on GPUs too (slower); on CPUs runs always are"
+    )
+    compile: bool = Field(default=False, description="torch.compile the network")
+    eval_every: Annotated[int, Field(ge=1)] = Field(default=1, description="epochs from one evaluation to the next")
+    eval_batch: Annotated[int, Field(ge=1, le=1 << 16)] = Field(
+        default=250, description="validation samples a rank holds at once", json_schema_extra=NO_EFFECT
+    )
+    log_every: Annotated[int, Field(ge=1)] = Field(
+        default=50, description="optimizer steps between two readings of the metrics", json_schema_extra=NO_EFFECT
+    )
+    checkpoint_every: Step = Field(
+        default=Step.parse("1ep"), description="steps between two checkpoints; 0: none", json_schema_extra=NO_EFFECT
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0")
+        if self.global_batch % self.accumulate:
+            raise ValueError(f"global_batch {self.global_batch} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate, after linear scaling with the global batch."""
+        return self.lr if self.lr_batch is None else self.lr * self.global_batch / self.lr_batch
