@@ -1,0 +1,52 @@
+"""The embedded dataset: scikit-learn's 1,797 scans of handwritten digits, as a class-per-folder tree of JPEGs.
+
+Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998
+(its test part, 8 x 8 pixels of 17 grey levels).
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+#: Every fifth scan of each class is for validation.
+VAL_EVERY = 5
+
+
+def write_digits(root: Path, size: int) -> Path:
+    """Write the scans once below `root` and return the folder that holds train/ and val/.
+
+    The folder appears whole or not at all; one that is already there is left as it is.
+
+    Args:
+        root: made if missing.
+        size: height and width in pixels to scale the 8 x 8 scans to.
+    """
+    target = root / f"digits-{size}px"
+    if target.is_dir():
+        return target
+    from sklearn.datasets import load_digits  # seconds to import, and only ever needed once
+
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=root))
+    try:
+        scratch.chmod(0o755)
+        scans = load_digits()
+        seen = np.zeros(10, dtype=int)
+        for number, (scan, label) in enumerate(zip(scans.images, scans.target, strict=True)):
+            split = "val" if seen[label] % VAL_EVERY == VAL_EVERY - 1 else "train"
+            seen[label] += 1
+            folder = scratch / split / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(np.rint(scan * (255 / 16)).astype(np.uint8))
+            image.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{number:04d}.jpg", quality=95)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another run was faster, with the same files
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target

@@ -1,0 +1,50 @@
+"""Random images from a bank on the device: a loader that costs next to nothing, to measure everything else by."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elth_dist.data.protocol import Batch
+from elth_dist.data.sampling import TrainPlan, ValPlan
+from elth_dist.data.stream import TrainStream, ValStream, to_device
+
+#: Distinct images; sample i is image i modulo this.
+BANK = 256
+
+
+def make_bank(image_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[BANK, H, W, 3] of normal noise, the same on every rank."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(BANK, image_size, image_size, 3, generator=generator).to(device, dtype)
+
+
+def _batch(bank: Tensor, indices: Tensor, num_classes: int) -> Batch:
+    chosen = to_device(indices, bank.device)
+    labels = torch.where(chosen < 0, chosen, chosen % num_classes)
+    return Batch(bank[chosen % BANK].permute(0, 3, 1, 2), labels, indices)
+
+
+class SyntheticTrain(TrainStream):
+    """Training batches from the bank, in the order that real data would have."""
+
+    def __init__(self, bank: Tensor, num_classes: int, plan: TrainPlan, source: dict[str, Any]) -> None:
+        super().__init__(plan, source)
+        self._bank = bank
+        self._num_classes = num_classes
+
+    def _fetch(self, position: int) -> Batch:
+        _, indices = self.plan.samples(position)
+        return _batch(self._bank, torch.from_numpy(indices.copy()), self._num_classes)
+
+
+class SyntheticVal(ValStream):
+    """Validation batches from the bank."""
+
+    def __init__(self, bank: Tensor, num_classes: int, plan: ValPlan) -> None:
+        super().__init__(plan)
+        self._bank = bank
+        self._num_classes = num_classes
+
+    def _fetch(self, position: int) -> Batch:
+        return _batch(self._bank, torch.from_numpy(self.plan.samples(position)), self._num_classes)
