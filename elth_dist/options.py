@@ -5,12 +5,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 #: ``Field(..., json_schema_extra=NO_EFFECT)`` marks an option that cannot change a result (how often to log, ...):
 #: it is left out of a job's identity.
-NO_EFFECT = {"affects_result": False}
+NO_EFFECT: JsonDict = {"affects_result": False}
 
 
 class Options(BaseModel):
