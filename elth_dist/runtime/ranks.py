@@ -44,48 +44,50 @@ class Ranks:
         if not self.alone:
             dist.barrier(group=self.side)
 
+    @torch.no_grad()
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Replace `tensor` (on this rank's device) by its sum over ranks."""
+        """Replace a tensor of numbers (on this rank's device, or small on the CPU) by its sum over ranks."""
+        assert tensor.dtype != torch.bool, "bool has no sum: convert it to int64 first"
         if not self.alone:
-            dist.all_reduce(tensor)
+            whole = tensor.contiguous()  # elements are matched by position in memory, and strides may differ over ranks
+            dist.all_reduce(whole, group=self._group_for(whole))
+            if whole is not tensor:
+                tensor.copy_(whole)
         return tensor
 
-    def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each floating tensor by its mean over ranks, with one all-reduce a dtype."""
+    @torch.no_grad()
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each floating tensor by its mean over ranks, with one all-reduce a device and dtype."""
         if self.alone:
             return
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        for tensor in tensors:
-            by_dtype.setdefault(tensor.dtype, []).append(tensor)
-        for group in by_dtype.values():
+        for group in _alike(tensors):
+            assert group[0].is_floating_point(), f"{group[0].dtype} has no mean"
             flat = torch.cat([tensor.reshape(-1) for tensor in group])
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=self._group_for(flat))
             flat /= self.world_size
-            sizes = [tensor.numel() for tensor in group]
-            for tensor, part in zip(group, torch.split(flat, sizes), strict=True):
-                tensor.copy_(part.view_as(tensor))
+            _write_back(flat, group)
 
+    @torch.no_grad()
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor (on this rank's device) by rank 0's."""
+        """Replace each tensor (of any dtype and strides) by rank 0's, with one broadcast a device and dtype."""
         if self.alone:
             return
-        for tensor in tensors:
-            contiguous = tensor.contiguous()
-            dist.broadcast(contiguous, src=0)
-            if contiguous is not tensor:
-                tensor.copy_(contiguous)
+        for group in _alike(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            dist.broadcast(flat.view(torch.uint8), src=0, group=self._group_for(flat))
+            _write_back(flat, group)
 
     def broadcast_json(self, value: Any) -> Any:
-        """Rank 0's `value` (what JSON can hold) on every rank."""
+        """Rank 0's `value` (what JSON can hold) on every rank, as JSON gives it back (tuples are lists)."""
         if self.alone:
-            return value
+            return json.loads(json.dumps(value))
         data = json.dumps(value).encode() if self.is_main else b""
         return json.loads(self._broadcast_bytes(data))
 
     def gather_json(self, value: Any) -> list[Any]:
-        """Every rank's `value` (what JSON can hold), in rank order, on every rank."""
+        """Every rank's `value` (what JSON can hold), in rank order, on every rank, as JSON gives it back."""
         if self.alone:
-            return [value]
+            return [json.loads(json.dumps(value))]
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         dist.all_gather(sizes, torch.tensor([data.numel()]), group=self.side)
@@ -122,15 +124,24 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """A block that all ranks leave alike: if any rank meets a UserError, every rank raises the first one."""
-        message: str | None = None
+        """A block that all ranks leave alike: if any rank meets a UserError, every rank raises the first one.
+
+        The block itself must hold no collective, or a rank that fails would leave the others waiting in it. Any other
+        exception passes through on its own rank alone; the others then learn from the connection that it is gone.
+        """
+        own: UserError | None = None
         try:
             yield
         except UserError as error:
-            message = str(error)
-        first = next((text for text in self.gather_json(message) if text is not None), None)
+            own = error
+        messages = self.gather_json(None if own is None else str(own))
+        first = next((message for message in messages if message is not None), None)
         if first is not None:
-            raise UserError(first)
+            raise UserError(first) from own
+
+    def _group_for(self, tensor: Tensor) -> dist.ProcessGroup | None:
+        """The group that can carry it: NCCL takes nothing from the CPU."""
+        return self.side if tensor.device.type == "cpu" else None
 
     def _broadcast_bytes(self, data: bytes) -> bytes:
         size = torch.tensor([len(data)])
@@ -142,13 +153,34 @@ class Ranks:
         return buffer.numpy().tobytes()
 
 
+def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors in groups of equal device and dtype, in order of appearance, so that every rank forms the same groups."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    return list(groups.values())
+
+
+def _write_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view(tensor.shape))
+
+
 def environment_ranks() -> tuple[int, int, int]:
     """(rank, world size, local rank) as torchrun or the launcher set them; (0, 1, 0) for a process on its own."""
-    return (
-        int(os.environ.get("RANK", "0")),
-        int(os.environ.get("WORLD_SIZE", "1")),
-        int(os.environ.get("LOCAL_RANK", "0")),
-    )
+    values = {}
+    for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)):
+        text = os.environ.get(name, str(alone))
+        if not text.isdecimal():
+            raise UserError(f"environment variable {name}: {text!r} is no number; torchrun sets it")
+        values[name] = int(text)
+    rank, world_size, local_rank = values.values()
+    if rank >= world_size:
+        raise UserError(f"environment variable RANK: {rank} is not below WORLD_SIZE ({world_size}); torchrun sets both")
+    if world_size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(f"WORLD_SIZE is {world_size}, but MASTER_ADDR or MASTER_PORT is not set; start with torchrun")
+    return rank, world_size, local_rank
 
 
 @contextlib.contextmanager
@@ -158,6 +190,9 @@ def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[
     Args:
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
         timeout_minutes: how long a collective may wait for a rank before the run stops.
+
+    Raises:
+        UserError: there is no such device, or the environment does not describe a group.
     """
     rank, world_size, local_rank = environment_ranks()
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -176,9 +211,15 @@ def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[
         return
     timeout = timedelta(minutes=timeout_minutes)
     dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timeout)
+    leaving_together = False
     try:
         side = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(side, dist.ProcessGroup)
         yield Ranks(rank, world_size, local_rank, target, side)
+        leaving_together = True
+    except (UserError, DisagreementError):
+        leaving_together = True
+        raise
     finally:
-        dist.destroy_process_group()
+        if leaving_together or not use_cuda:  # NCCL would wait for ranks that know nothing of this one's failure
+            dist.destroy_process_group()

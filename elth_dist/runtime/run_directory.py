@@ -195,6 +195,11 @@ class RunDirectory:
         return self.root / "report.md"
 
     @property
+    def figure(self) -> Path:
+        """Accuracy against density, PNG."""
+        return self.root / "report.png"
+
+    @property
     def digits(self) -> Path:
         """Where the embedded digits are written as JPEG folders."""
         return self.root / "digits"
@@ -379,7 +384,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
             "python": sys.version.split()[0],
             "torch": str(torch.__version__),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch leaves it untyped
             **{name: _installed(name) for name in ("torchvision", "numpy", "safetensors")},
             "dali": _installed("nvidia-dali-cuda130") or _installed("nvidia-dali-cuda120"),
         },
