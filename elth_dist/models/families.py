@@ -20,7 +20,8 @@ class Architecture:
     """A network as elastic transformation sees it (E-LTH, section 3).
 
     Stages and units count from 0. A unit is a residual block (ResNets) or conv + BatchNorm (VGGs); a stage is a run of
-    units of equal width. Each stage's unit 0, the stem and the classifier are invariant.
+    units of equal width. Each stage's unit 0, the stem and the classifier are invariant (which leaves the first two
+    stages of VGGs, of two units each, as they are).
     """
 
     name: str
@@ -28,8 +29,6 @@ class Architecture:
     block: Block
     units: tuple[int, ...]
     """How many units each stage has, the invariant first one included."""
-    invariant_stages: tuple[int, ...] = ()
-    """Stages that elastic transformation must leave as they are."""
     excluded: tuple[str, ...] = ()
     """Conv or Linear weights that are not prunable."""
 
@@ -76,7 +75,7 @@ _VGG = {"vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4
 _FIXED = (
     {name: Architecture(name, "resnet", "basic", units) for name, units in _BASIC.items()}
     | {name: Architecture(name, "resnet", "bottleneck", units) for name, units in _BOTTLENECK.items()}
-    | {name: Architecture(name, "vgg", "conv", units, (0, 1), ("fc.weight",)) for name, units in _VGG.items()}
+    | {name: Architecture(name, "vgg", "conv", units, ("fc.weight",)) for name, units in _VGG.items()}
 )
 _CIFAR = re.compile(r"resnet(0|[1-9]\d{0,4})_cifar", re.ASCII)
 

@@ -32,7 +32,8 @@ class TransferOptions(Options):
 
     @model_validator(mode="after")
     def _either_rules_or_plan(self) -> Self:
-        also = sorted(self.model_fields_set & {"order", "squeeze", "units"})
+        fields = type(self).model_fields
+        also = [name for name in ("order", "squeeze", "units") if getattr(self, name) != fields[name].default]
         if self.plan is not None and also:
             raise ValueError(f"plan already says everything; leave out {', '.join(also)}")
         return self

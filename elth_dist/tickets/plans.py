@@ -22,8 +22,7 @@ class TransferPlan:
     """For each stage, over the target's units, the source unit that each is filled from.
 
     Valid by construction. Raises UserError when the two networks are of different families, a stage's list has not one
-    entry for each target unit, unit 0 is not filled from unit 0 (or fills another), a source unit does not exist, or a
-    stage that the family keeps fixed (VGG: the first two) is changed.
+    entry for each target unit, unit 0 is not filled from unit 0 (or fills another), or a source unit does not exist.
     """
 
     source: str
@@ -45,8 +44,6 @@ class TransferPlan:
             wrong = next((unit for unit in sources if not 0 <= unit < have), None)
             if wrong is not None:
                 raise UserError(f"{here}: no source unit {wrong}; valid are 0 to {have - 1}")
-            if stage in target.invariant_stages and sources != tuple(range(need)):
-                raise UserError(f"{here}: {list(sources)}: this stage is invariant, valid is {list(range(need))}")
 
     @property
     def text(self) -> str:

@@ -66,7 +66,7 @@ class _Header(_Record):
 class _AnyVersion(BaseModel):
     """As much of a header as every version has."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
     format_version: int
 
 

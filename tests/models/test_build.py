@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from elth_dist.errors import UserError
 from elth_dist.models.build import architecture_of, blank_model, build_model
+from elth_dist.models.options import Init
 from elth_dist.sparsity.masks import prunable_weights
 
 
@@ -80,7 +81,9 @@ def test_vgg_features_are_torchvisions(depth: int) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, f"vgg{depth}_bn")().features.state_dict()
     ours = blank_model(f"vgg{depth}", 10)
-    assert {k: v.shape for k, v in ours.features.state_dict().items()} == {k: v.shape for k, v in theirs.items()}  # type: ignore[union-attr,operator]
+    assert {k: v.shape for k, v in ours.get_submodule("features").state_dict().items()} == {
+        k: v.shape for k, v in theirs.items()
+    }
     prunable = prunable_weights(ours, architecture_of(ours).excluded)
     assert len(prunable) == depth - 3
     assert "fc.weight" not in prunable
@@ -91,24 +94,24 @@ def test_vgg_features_are_torchvisions(depth: int) -> None:
     ("arch", "size"), [("resnet8_cifar", 16), ("resnet14_cifar", 32), ("vgg13", 16), ("vgg13", 32), ("resnet18", 32)]
 )
 @pytest.mark.parametrize("init", ["paper", "torchvision"])
-def test_forward_and_backward(arch: str, size: int, init: str) -> None:
-    model = build_model(arch, 7, init=init, seed=1)  # type: ignore[arg-type]
+def test_forward_and_backward(arch: str, size: int, init: Init) -> None:
+    model = build_model(arch, 7, init=init, seed=1)
     logits = model(torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (2, 7)
     logits.square().sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())  # type: ignore[arg-type]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert model.training
 
 
 @pytest.mark.parametrize("arch", ["resnet20_cifar", "vgg13"])
 @pytest.mark.parametrize("init", ["paper", "torchvision"])
-def test_seeded_and_apart_from_the_global_random_state(arch: str, init: str) -> None:
+def test_seeded_and_apart_from_the_global_random_state(arch: str, init: Init) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = build_model(arch, 10, init=init, seed=3).state_dict()  # type: ignore[arg-type]
+    first = build_model(arch, 10, init=init, seed=3).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    again = build_model(arch, 10, init=init, seed=3).state_dict()  # type: ignore[arg-type]
+    again = build_model(arch, 10, init=init, seed=3).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["fc.weight"], build_model(arch, 10, seed=4).state_dict()["fc.weight"])
     assert not torch.equal(

@@ -146,9 +146,10 @@ def test_text_form_says_the_same(names: tuple[str, str], order: Order, squeeze: 
 @given(st.integers(1, 12), st.integers(1, 6))
 def test_stretching_by_whole_runs_and_back_is_identity(n: int, times: int) -> None:
     small, large = f"resnet{6 * (n + 1) + 2}_cifar", f"resnet{6 * (n * times + 1) + 2}_cifar"
-    for order, squeeze in (("interpolate", "strided"), ("append", "first"), ("append", "last")):
-        there = plan_transfer(small, large, order=order).stages[0]  # type: ignore[arg-type]
-        back = plan_transfer(large, small, squeeze=squeeze).stages[0]  # type: ignore[arg-type]
+    pairs: tuple[tuple[Order, Squeeze], ...] = (("interpolate", "strided"), ("append", "first"), ("append", "last"))
+    for order, squeeze in pairs:
+        there = plan_transfer(small, large, order=order).stages[0]
+        back = plan_transfer(large, small, squeeze=squeeze).stages[0]
         assert tuple(there[unit] for unit in back) == tuple(range(n + 1)), (order, squeeze)
 
 
@@ -251,6 +252,7 @@ def test_options() -> None:
     assert explicit.plan_from("resnet20_cifar") == plan_transfer("resnet20_cifar", "resnet32_cifar")
     assert explicit.identity() == {"to": "resnet32_cifar", "plan": [[0, 1, 1, 2, 2]]}
     text = TransferOptions(to="resnet32_cifar", plan="0:0;1:1,2;2:3,4")
+    assert TransferOptions.model_validate(text.model_dump()) == text, "a printed config is a config"
     assert text.plan_from("resnet20_cifar") == explicit.plan_from("resnet20_cifar")
 
 
