@@ -13,3 +13,7 @@ class UserError(Exception):
 
 class DisagreementError(Exception):
     """Two ranks hold different values of something that must be equal everywhere. Names the thing and the ranks."""
+
+
+class OneRankError(UserError):
+    """A UserError that one rank alone has met while the others train on: that rank prints it."""

@@ -1,6 +1,8 @@
 """The one place that knows which engines there are."""
 
-from elth_dist.engines.ddp import DdpEngine
+import torch
+
+from elth_dist.engines.ddp import AUTOCAST, DdpEngine
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import Engine
 from elth_dist.runtime.ranks import Ranks
@@ -24,3 +26,8 @@ def create_engine(
         compile_model=compile_model,
         deterministic=deterministic,
     )
+
+
+def image_dtype(precision: str) -> torch.dtype:
+    """What images are handed over in: the type that the network computes in."""
+    return AUTOCAST[precision] or torch.float32

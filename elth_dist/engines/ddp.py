@@ -14,7 +14,7 @@ from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOpti
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import load_state, save_state
 
-_AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DdpEngine:
@@ -32,7 +32,7 @@ class DdpEngine:
     ) -> None:
         self._ranks = ranks
         self._options = options
-        self._dtype = _AUTOCAST[precision]
+        self._dtype = AUTOCAST[precision]
         self._sync_bn = sync_bn
         self._compile = compile_model
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
@@ -45,7 +45,7 @@ class DdpEngine:
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
         model = model.to(self._ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._sync_bn and not self._ranks.alone:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self._model = model
         self._optimizer = build_optimizer(model)
         forward: nn.Module = torch.compile(model) if self._compile else model  # type: ignore[assignment]

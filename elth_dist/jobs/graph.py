@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from elth_dist.jobs.options import (
     Control,
@@ -35,21 +36,31 @@ class Job:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
-def identities(jobs: Sequence[Job], files: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Name -> hash of what determines a job's result: its options and its inputs' identities.
+def parts(jobs: Sequence[Job], files: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Name -> the options that determine a job's result, apart from its inputs.
 
-    Args:
-        jobs: in an order in which inputs come first.
-        files: content hash of each ticket file named by a `path` option, so that the content decides, not the name.
+    `files`: content hash of each ticket file that a `path` option names, since its content decides, not its name.
     """
-    found: dict[str, str] = {}
+    found = {}
     for job in jobs:
         part = job.options.identity()
         path = getattr(job.options, "path", None)
         if path is not None:
             part["path"] = (files or {}).get(path, path)
+        found[job.name] = part
+    return found
+
+
+def identities(jobs: Sequence[Job], files: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Name -> hash of what determines a job's result: its part of the options, and its inputs' identities.
+
+    `jobs` come in an order in which inputs come first; for `files`, see parts().
+    """
+    found: dict[str, str] = {}
+    own = parts(jobs, files)
+    for job in jobs:
         inputs = {role: found[name] for role, name in job.inputs.items()}
-        text = json.dumps([GRAPH_VERSION, part, inputs], sort_keys=True)
+        text = json.dumps([GRAPH_VERSION, own[job.name], inputs], sort_keys=True)
         found[job.name] = hashlib.sha256(text.encode()).hexdigest()
     return found
 

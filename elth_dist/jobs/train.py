@@ -15,7 +15,7 @@ from elth_dist.models.families import architecture
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
 from elth_dist.tickets.controls import random_masks, reinitialised
-from elth_dist.tickets.files import save_weights
+from elth_dist.tickets.weights import save_weights
 
 
 def run(options: TrainJob, job: JobContext) -> Metrics:

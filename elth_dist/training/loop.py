@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -288,7 +288,7 @@ class _Training:
 
 def _optimizer(model: nn.Module, options: TrainOptions) -> MaskedSGD:
     parameters = list(model.parameters())
-    groups = [{"params": parameters}]
+    groups: list[dict[str, Any]] = [{"params": parameters}]
     if options.decay == "weights":  # biases and BatchNorm's parameters are vectors
         groups = [
             {"params": [p for p in parameters if p.ndim > 1]},

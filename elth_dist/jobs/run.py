@@ -1,0 +1,69 @@
+"""Doing one job of a graph: from its inputs' folders to its own, with a verified result at the end."""
+
+import shutil
+import time
+from collections.abc import Mapping
+
+from elth_dist.errors import UserError
+from elth_dist.jobs import level, mask, pretrain, train, transfer
+from elth_dist.jobs.context import JobContext, Metrics
+from elth_dist.jobs.graph import Job
+from elth_dist.jobs.options import LevelJob, MaskJob, PretrainJob, TrainJob, TransferJob
+from elth_dist.runtime.run_directory import RunDirectory
+from elth_dist.training.context import Context
+
+
+def run_job(
+    job: Job,
+    run: RunDirectory,
+    identities: Mapping[str, str],
+    parts: Mapping[str, Metrics],
+    context: Context,
+) -> bool:
+    """Do a job unless its result is there, complete and verified. Collective.
+
+    Args:
+        job: what to do; the jobs that it needs are finished.
+        run: where results lie.
+        identities, parts: of all jobs of the graph; see jobs.graph.
+        context: what trainings share.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        UserError: on all ranks; an input is missing or damaged, or what the job itself raises.
+        Stopped: a signal asked for the end.
+    """
+    ranks, folder = context.ranks, run.job(job.name)
+    if ranks.broadcast_json(ranks.is_main and folder.finished(identities[job.name])):
+        return False
+    inputs = {role: run.job(name) for role, name in job.inputs.items()}
+    with ranks.together():
+        for role, name in job.inputs.items():
+            if ranks.is_main and not inputs[role].finished(identities[name]):
+                raise UserError(f"{job.name}: its input {name} is missing or damaged in {inputs[role].path}")
+    start = time.monotonic()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    metrics = _do(job, JobContext(job.name, identities[job.name], folder, inputs, context))
+    metrics["seconds"] = round(time.monotonic() - start, 3)
+    with ranks.together():
+        if ranks.is_main:
+            played = {role: identities[name] for role, name in job.inputs.items()}
+            folder.commit(identities[job.name], parts[job.name], played, metrics)
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return True
+
+
+def _do(job: Job, context: JobContext) -> Metrics:
+    match job.options:
+        case PretrainJob():
+            return pretrain.run(job.options, context)
+        case LevelJob():
+            return level.run(job.options, context)
+        case MaskJob():
+            return mask.run(job.options, context)
+        case TransferJob():
+            return transfer.run(job.options, context)
+        case TrainJob():
+            return train.run(job.options, context)

@@ -1,0 +1,122 @@
+"""The entry: `torchrun -m elth_dist.train --config FILE [--section.option value ...]`.
+
+A configuration becomes a graph of jobs; all ranks walk it together, one job after the other. What is finished is
+skipped, what was interrupted continues, so that the same command always leads to the same end.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from elth_dist.config import Config, read_config
+from elth_dist.data.catalog import check_data
+from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
+from elth_dist.data.options import DataOptions
+from elth_dist.data.sampling import TrainPlan
+from elth_dist.errors import DisagreementError, OneRankError, UserError
+from elth_dist.jobs.graph import identities, parts, plan
+from elth_dist.jobs.options import TicketMethod
+from elth_dist.runtime.environment import environment_ranks
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what a command line describes.
+
+    Returns:
+        The exit status: 0 when all is done, or safely stopped because a signal asked for it; 2 for a user's mistake;
+        1 when ranks disagree.
+    """
+    rank, world_size, _ = environment_ranks()
+    logging.basicConfig(level=logging.WARNING if rank == 0 else logging.ERROR, format="elth_dist: warning: %(message)s")
+    try:
+        command = read_config(arguments)
+        if not command.print_only:
+            check(command.config, rank, world_size)
+            run(command.config)
+        elif rank == 0:
+            print(command.config.to_yaml(), end="")
+    except (UserError, DisagreementError) as error:
+        if rank == 0 or isinstance(error, OneRankError):
+            print(f"elth_dist: error: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, UserError) else 1
+    return 0
+
+
+def check(config: Config, rank: int, world_size: int) -> None:
+    """Find the mistakes that show before any process waits for another, and before anything is written. UserError."""
+    check_data(config.data)
+    TrainPlan(
+        seed=0,
+        num_samples=_most_samples(config.data),
+        global_batch=config.train.global_batch,
+        accumulate=config.train.accumulate,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def _most_samples(data: DataOptions) -> int:
+    """Size of the training set where it is known before anything is opened; otherwise no bound."""
+    if data.name == "digits":
+        return DIGITS_TRAIN_SIZE
+    return sys.maxsize if data.num_train is None else data.num_train
+
+
+def run(config: Config) -> None:
+    """Walk the method's graph of jobs with all ranks; report at the end. UserError, DisagreementError."""
+    # torch takes seconds to import; most mistakes have been found by now
+    from elth_dist.data.dataset import open_dataset
+    from elth_dist.engines.create import image_dtype
+    from elth_dist.jobs.report import write_report
+    from elth_dist.jobs.run import run_job
+    from elth_dist.reporting.reporter import Reporter
+    from elth_dist.runtime.ranks import open_ranks
+    from elth_dist.runtime.run_directory import RunDirectory, environment
+    from elth_dist.runtime.signals import StopSignals
+    from elth_dist.runtime.watchdog import Watchdog
+    from elth_dist.training.context import Context
+    from elth_dist.training.loop import Stopped
+
+    jobs = plan(config.method, config.setting)
+    files = ticket_files(config)
+    names, options = identities(jobs, files), parts(jobs, files)
+    with (
+        RunDirectory(config.run.folder) as directory,
+        open_ranks(config.engine.device, config.engine.timeout_minutes) as ranks,
+        StopSignals(ranks) as stop,
+        Watchdog(config.engine.timeout_minutes, ranks.rank) as watchdog,
+    ):
+        dtype = image_dtype(config.train.precision)
+        dataset = open_dataset(config.data, ranks, default_root=directory.digits, dtype=dtype)
+        dataset.train_loader(seed=0, global_batch=config.train.global_batch, accumulate=config.train.accumulate).close()
+        directory.prepare(ranks, config.to_yaml(), environment(ranks), names, options)
+        with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main) as reporter:
+            context = Context(ranks, dataset, reporter, stop, watchdog)
+            try:
+                for job in jobs:
+                    if not run_job(job, directory, names, options, context):
+                        reporter.say(f"{job.name}: finished already")
+            except Stopped as stopped:
+                reporter.say(f"{stopped}: the same command continues from there")
+                return
+            if ranks.is_main:
+                write_report(jobs, directory, title=config.run.name)
+            ranks.barrier()
+
+
+def ticket_files(config: Config) -> dict[str, str]:
+    """Content hash of the ticket file that the method names, by its path. UserError if it is none, or does not fit."""
+    if not isinstance(config.method, TicketMethod):
+        return {}
+    from elth_dist.tickets.ticket import Ticket
+
+    path, transfer = config.method.path, config.method.transfer
+    ticket = Ticket.load(path)
+    trained = ticket.arch if transfer is None else transfer.plan_from(ticket.arch).target
+    if trained != config.model.arch:
+        raise UserError(f"model.arch: is {config.model.arch!r}, but method.path and method.transfer make a {trained}")
+    return {path: ticket.hash}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
