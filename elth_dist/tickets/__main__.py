@@ -89,11 +89,11 @@ def export(options: argparse.Namespace) -> None:
     if options.output.suffix not in EXPORT_SUFFIXES:
         raise UserError(f"-o: {options.output}: the suffix says the format; valid are {', '.join(EXPORT_SUFFIXES)}")
     _refuse_existing(options)
-    from elth_dist.tickets.files import write_atomically
+    from elth_dist.tickets.files import write_file
     from elth_dist.tickets.ticket import Ticket
 
     ticket = Ticket.load(options.file)
-    write_atomically(options.output, _exported(ticket, options.output.suffix))
+    write_file(options.output, _exported(ticket, options.output.suffix))
     print(f"{options.output}: state_dict of {ticket.arch}, {_percent(ticket.density)} of its prunable weights kept")
 
 

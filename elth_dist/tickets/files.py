@@ -1,33 +1,14 @@
-"""Writing a file so that it is there whole, durably, or not at all."""
+"""Writing a user's file."""
 
-import contextlib
-import os
 from pathlib import Path
 
 from elth_dist.errors import UserError
+from elth_dist.runtime.files import reason, write_atomically
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`, replacing what was there; a reader never sees a part of it.
-
-    UserError naming the file if that is impossible; nothing is left behind then.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_file(path: Path, data: bytes) -> None:
+    """Make `path` hold `data`, whole and durably. UserError naming the file if impossible: all is as before then."""
     try:
-        try:
-            with unfinished.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_atomically(path, data)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be written: {reason(error)}") from error

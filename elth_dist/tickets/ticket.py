@@ -19,7 +19,7 @@ from elth_dist.models.build import blank_model
 from elth_dist.models.families import architecture
 from elth_dist.models.options import Init
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.tickets.files import write_atomically
+from elth_dist.tickets.files import write_file
 from elth_dist.tickets.plans import TransferPlan
 
 FORMAT_VERSION: Literal[1] = 1
@@ -151,7 +151,7 @@ class Ticket:
         )
         metadata = {METADATA_KEY: _sorted_json(header.model_dump(mode="json")).decode()}
         tensors = _file_tensors(self.weights, self.masks)
-        write_atomically(Path(path), safetensors.torch.save(tensors, metadata=metadata))
+        write_file(Path(path), safetensors.torch.save(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
