@@ -1,0 +1,60 @@
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from elth_dist.data import digits as module
+from elth_dist.data.catalog import scan
+from elth_dist.data.digits import write_digits
+
+
+def test_all_scans_are_there_split_by_class(digits):
+    found = scan(digits)
+    assert found.classes == tuple("0123456789")
+    assert len(found.train) + len(found.val) == 1797
+    train, val = np.bincount(found.train.labels), np.bincount(found.val.labels)
+    np.testing.assert_array_equal(train + val, np.bincount(load_digits().target))
+    np.testing.assert_array_equal(val, (train + val) // 5)
+    numbers = {Path(name).stem for split in (found.train, found.val) for name in split.names}
+    assert len(numbers) == 1797  # no scan is in both
+
+
+def test_images_show_the_scans(digits):
+    scans = load_digits()
+    found = scan(digits)
+    for index in range(0, len(found.val), 40):
+        path = found.val.path(index)
+        image = Image.open(path)
+        assert image.size == (16, 16)
+        number = int(path.stem)
+        assert found.val.labels[index] == scans.target[number]
+        small = np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=float)
+        assert np.corrcoef(small.ravel(), scans.images[number].ravel())[0, 1] > 0.95
+
+
+def test_a_written_tree_is_left_alone(digits, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in digits.rglob("*")}
+    monkeypatch.setattr(module.tempfile, "mkdtemp", lambda **_: pytest.fail("wrote again"))
+    assert write_digits(digits.parent, 16) == digits
+    assert {path: path.stat().st_mtime_ns for path in digits.rglob("*")} == before
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(self, target):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(module.Path, "rename", fail)
+    with pytest.raises(PermissionError):
+        write_digits(tmp_path, 8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_at_once_give_one_tree(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        first, second = pool.starmap(write_digits, [(tmp_path, 8)] * 2)
+    assert first == second
+    assert [path.name for path in tmp_path.iterdir()] == ["digits-8px"]
+    assert len(scan(first).train) == 1442
