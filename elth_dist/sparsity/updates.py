@@ -34,13 +34,16 @@ class MaskUpdate(Protocol):
         """The masks in force."""
 
     def begin(self, weights: Mapping[str, nn.Parameter], optimizer: MaskedOptimizer) -> None:
-        """Once, before the first step and after weights and optimizer state stand, also when resuming.
+        """Once, before the first step; when resuming, after the weights and the optimizer's state are restored.
 
         `weights` are the masked ones, fp32, live: what is written to them is trained.
         """
 
     def before_forward(self, step: int) -> None:
-        """Before the first micro-batch of a step, and before each evaluation (so perhaps twice): weights are ready."""
+        """Make the weights those to compute with: before a step's first micro-batch, and before each evaluation.
+
+        So perhaps twice for a step.
+        """
 
     def before_step(self, step: int) -> bool:
         """The gradients of the step stand: the mean over the global batch, maybe times the loss scale, not yet masked.
@@ -64,7 +67,7 @@ class MaskUpdate(Protocol):
         """All that a resumed training needs beyond the weights, the optimizer's state and what `begin` is given."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there; called after `begin`."""
+        """Continue from there; called before `begin`, which then installs the masks that were in force."""
 
 
 class StaticMask:
