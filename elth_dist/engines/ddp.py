@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
+from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import load_state, save_state
 
@@ -45,6 +46,10 @@ class DdpEngine:
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
         model = model.to(self._ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._sync_bn and not self._ranks.alone:
+            if self._ranks.device.type != "cuda":
+                raise UserError(
+                    "train.sync_bn: needs GPUs (torch's SyncBatchNorm does not run on CPUs); valid here: false"
+                )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self._model = model
         self._optimizer = build_optimizer(model)
