@@ -6,6 +6,7 @@ checkpoint is ever written to again: a second one of the same step is ``step-N-2
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import re
@@ -145,8 +146,8 @@ class Checkpoints:
         (self._folder / f"{name}.tmp").mkdir()
         return name
 
-    def _seal(self, step: int, folder: Path) -> dict[str, Any]:
-        """Make what was written durable; every file's SHA-256 and size, computed by a rank that sees it.
+    def _seal(self, step: int, folder: Path) -> dict[str, str]:
+        """Make what was written durable; every file's SHA-256, computed by a rank that sees it.
 
         Ranks list the folder each for itself: on a network file system one may see another's new files late.
         """
@@ -160,16 +161,17 @@ class Checkpoints:
         listings = ranks.gather_json(seen)
         names = sorted({name for listing in listings for name in listing})
         holders = {name: [rank for rank, listing in enumerate(listings) if name in listing] for name in names}
-        own: dict[str, Any] = {}
+        own: dict[str, str] = {}
         with ranks.together(), self._writing(step):
             for index, (name, who) in enumerate(holders.items()):
                 if who[index % len(who)] == ranks.rank:
-                    own[name] = {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
+                    own[name] = sha256(folder / name)
         return {name: entry for part in ranks.gather_json(own) for name, entry in part.items()}
 
-    def _commit(self, step: int, unfinished: Path, final: Path, digests: dict[str, Any]) -> None:
+    def _commit(self, step: int, unfinished: Path, final: Path, digests: dict[str, str]) -> None:
         manifest = {"version": _VERSION, "step": step, "world_size": self._ranks.world_size, "files": digests}
-        write_atomically(unfinished / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        sealed = {**manifest, "sha256": _digest(manifest)}
+        write_atomically(unfinished / _MANIFEST, f"{json.dumps(sealed, indent=1)}\n".encode())
         unfinished.rename(final)
         sync(self._folder)
         write_atomically(self._folder / _LATEST, f"{final.name}\n".encode())
@@ -184,12 +186,12 @@ class Checkpoints:
             except OSError as error:
                 _LOG.warning("%s: an old checkpoint could not be removed: %s", old, reason(error))
 
-    def _first_bad(self, folder: Path, files: dict[str, Any]) -> str | None:
+    def _first_bad(self, folder: Path, files: dict[str, str]) -> str | None:
         """What is wrong with a checkpoint, if anything; each rank looks at every world_size-th file."""
         bad: str | None = None
         for name in sorted(files)[self._ranks.rank :: self._ranks.world_size]:
             try:
-                matches = sha256(folder / name) == files[name]["sha256"]
+                matches = sha256(folder / name) == files[name]
             except OSError as error:
                 bad = f"{name}: {reason(error)}"
                 break
@@ -220,16 +222,16 @@ def _age(path: Path) -> _Age:
     return _Age(int(match[1]), int(match[2] or 1))
 
 
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest, if it is one of ours and whole."""
     try:
         found = json.loads((folder / _MANIFEST).read_bytes())
-        whole = (
-            found["version"] == _VERSION
-            and found["step"] == _age(folder).step
-            and isinstance(found["world_size"], int)
-            and all(isinstance(entry["sha256"], str) for entry in found["files"].values())
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        digest = found.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
-    return dict(found) if whole else None
+    whole = digest == _digest(found) and (found["version"], found["step"]) == (_VERSION, _age(folder).step)
+    return found if whole else None
