@@ -1,0 +1,203 @@
+"""The run directory: what is finished, what may go on, and who may use it."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from elth_dist.errors import UserError
+from elth_dist.runtime.ranks import Ranks
+from elth_dist.runtime.run_directory import JobFolder, RunDirectory, environment
+from tests.helpers.ranks import start_ranks
+
+_PART = {"kind": "level", "setting": {"train": {"lr": 0.4}}, "level": 1}
+
+
+def _finish(folder: JobFolder, identity: str = "abc", part: dict[str, Any] = _PART) -> None:
+    folder.checkpoints.mkdir(parents=True)
+    (folder.checkpoints / "LATEST").write_text("step-1")
+    folder.ticket.write_bytes(b"ticket")
+    folder.trained.write_bytes(b"trained")
+    (folder.path / ".half.tmp").write_text("left by an interrupted writer")
+    folder.commit(identity, part, {"ticket": "fff"}, {"top1": 0.75})
+
+
+def test_a_finished_job_is_recognised_and_read_back(tmp_path: Path) -> None:
+    folder = RunDirectory(tmp_path).job("level-01")
+    assert folder.name == "level-01"
+    assert not folder.finished("abc")
+    with pytest.raises(UserError, match=r"level-01/result\.json: cannot be read: No such file"):
+        folder.read()
+    _finish(folder)
+    assert folder.finished("abc")
+    assert not folder.finished("abd")
+    result = folder.read()
+    assert (result.identity, result.part, result.inputs, result.metrics) == (
+        "abc",
+        _PART,
+        {"ticket": "fff"},
+        {"top1": 0.75},
+    )
+    assert list(result.files) == ["ticket.safetensors", "trained.safetensors"]
+    assert not list(folder.path.glob("*.json.*"))
+
+
+@pytest.mark.parametrize("name", ["ticket.safetensors", "trained.safetensors"])
+def test_a_damaged_or_missing_product_is_named_and_the_job_not_finished(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = JobFolder(tmp_path / "level-01")
+    _finish(folder)
+    (folder.path / name).write_bytes(b"tickeT")
+    assert not folder.finished("abc")
+    assert f"{name}: does not match its SHA-256: doing level-01 again" in caplog.text
+    (folder.path / name).unlink()
+    assert not folder.finished("abc")
+    assert f"{name}: No such file or directory: doing level-01 again" in caplog.text
+
+
+def test_a_result_cut_anywhere_is_no_result(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "level-01")
+    _finish(folder)
+    whole = folder.result.read_bytes()
+    for length in range(len(whole) - 1):
+        folder.result.write_bytes(whole[:length])
+        assert not folder.finished("abc")
+    for other in (b"[]", b"{}", b'{"version": 1}', b'{"version": 2, "identity": "abc"}', b"\xff\xfe"):
+        folder.result.write_bytes(other)
+        assert not folder.finished("abc")
+        with pytest.raises(UserError, match="is damaged"):
+            folder.read()
+
+
+def test_a_result_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "level-01").write_text("in the way")
+    with pytest.raises(UserError, match=r"result\.json: cannot be written: "):
+        JobFolder(tmp_path / "level-01").commit("abc", {}, {}, {})
+
+
+class _Configured:
+    """What a run knows of its jobs: two, of which the second depends on the first."""
+
+    def __init__(self, lr: float, levels: int = 3, log_every: int = 50) -> None:
+        self.yaml = yaml.safe_dump(
+            {"train": {"log_every": log_every, "epochs": 2, "lr": lr}, "method": {"levels": levels}}, sort_keys=False
+        )
+        train = {} if lr == 0.1 else {"lr": lr}  # identities leave defaults out
+        self.parts = {name: {"kind": name, "setting": {"train": train}} for name in ("pretrain", "level-00")}
+        self.identities = {name: f"{name} with lr {lr}" for name in self.parts}
+
+    def prepare(self, root: Path) -> RunDirectory:
+        run = RunDirectory(root)
+        run.prepare(Ranks(), self.yaml, {"python": "3"}, self.identities, self.parts)
+        return run
+
+
+def _snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_prepare_writes_what_the_run_is(tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "one"
+    with _Configured(0.1).prepare(root) as run:
+        assert run.config.read_text() == _Configured(0.1).yaml
+        assert json.loads(run.environment.read_text()) == {"python": "3"}
+        names = [run.config, run.environment, run.metrics, run.report, run.digits, run.tensorboard("level-00")]
+        assert all(root in path.parents for path in names)
+        assert len({path.relative_to(root).parts[0] for path in names}) == len(names)
+
+
+def test_a_changed_finished_job_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with _Configured(0.1).prepare(tmp_path) as run:
+        _finish(run.job("pretrain"), "pretrain with lr 0.1", _Configured(0.1).parts["pretrain"])
+    before = _snapshot(tmp_path)
+    with pytest.raises(UserError) as error:
+        _Configured(0.4, log_every=10).prepare(tmp_path)
+    assert f"{tmp_path} holds the finished job pretrain" in str(error.value)
+    assert "train.lr was 0.1, now 0.4;" in str(error.value), "a default is shown too; log_every changes nothing"
+    assert _snapshot(tmp_path) == before
+    with _Configured(0.1, log_every=10).prepare(tmp_path) as run:  # what cannot change a result may change
+        assert run.job("pretrain").finished("pretrain with lr 0.1")
+
+
+def test_a_job_that_only_its_inputs_change_is_refused_too(tmp_path: Path) -> None:
+    configured = _Configured(0.1)
+    with configured.prepare(tmp_path) as run:
+        _finish(run.job("level-00"), "of another pretrain", configured.parts["level-00"])
+    with pytest.raises(UserError, match=r"finished job level-00.*: one of its inputs, or the version of elth_dist"):
+        configured.prepare(tmp_path)
+
+
+def test_unfinished_work_of_another_configuration_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with _Configured(0.1).prepare(tmp_path) as run:
+        checkpoint = run.job("pretrain").checkpoints / "step-5"
+        checkpoint.mkdir(parents=True)
+    with _Configured(0.1).prepare(tmp_path):
+        assert checkpoint.exists(), "the same configuration goes on"
+    assert not caplog.text
+    with _Configured(0.4).prepare(tmp_path):
+        assert not checkpoint.exists()
+    assert "pretrain: starting it anew" in caplog.text
+    assert "train.lr was 0.1, now 0.4" in caplog.text
+
+
+def test_unfinished_work_of_unknown_origin_goes(tmp_path: Path) -> None:
+    (tmp_path / "level-00" / "checkpoints" / "step-5").mkdir(parents=True)
+    (tmp_path / "jobs.json").write_text('{"level-00": 5}')
+    with _Configured(0.1).prepare(tmp_path) as run:
+        assert not run.job("level-00").path.exists()
+
+
+def test_a_run_of_fewer_levels_leaves_the_others_alone(tmp_path: Path) -> None:
+    with _Configured(0.1).prepare(tmp_path) as run:
+        _finish(run.job("level-07"))
+    with _Configured(0.1).prepare(tmp_path) as run:
+        assert run.job("level-07").finished("abc")
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"run\.dir: .*file is a file"):
+        _Configured(0.1).prepare(tmp_path / "file")
+    with pytest.raises(UserError, match=r"run\.dir: .*file/run: cannot be written: Not a directory"):
+        _Configured(0.1).prepare(tmp_path / "file" / "run")
+
+
+def _hold(root: str) -> None:
+    with _Configured(0.1).prepare(Path(root)):
+        print("held", flush=True)
+        time.sleep(60)
+
+
+def test_two_runs_cannot_share_a_directory_and_death_frees_it(tmp_path: Path) -> None:
+    with start_ranks(_hold, 1, args=[str(tmp_path)], join=False) as running:
+        running.wait_for_output(0, "held")
+        before = _snapshot(tmp_path)
+        with pytest.raises(UserError, match=rf"in use by process {running.pids[0]} on {os.uname().nodename}"):
+            _Configured(0.1, log_every=1).prepare(tmp_path)
+        assert _snapshot(tmp_path) == before
+        running.signal(0, signal.SIGKILL)
+        running.finish(check=False)
+        _Configured(0.1).prepare(tmp_path).close()
+
+
+def test_environment() -> None:
+    found = environment(Ranks())
+    assert json.loads(json.dumps(found)) == found
+    assert found["world_size"] == 1
+    assert found["devices"] == ["cpu"]
+    assert found["hosts"] == [os.uname().nodename]
+    assert {"python", "torch", "torchvision", "dali", "cuda"} <= found["versions"].keys()
+    assert found["versions"]["torch"].startswith("2.")
+    if found["git"] is not None:
+        assert len(found["git"]["commit"]) == 40
+        assert isinstance(found["git"]["dirty"], bool)
