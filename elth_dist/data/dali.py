@@ -55,34 +55,41 @@ class FileNames:
         return np.concatenate((prefix, self._rows[indices]), axis=1)
 
 
-def crop_window(extent: Node, candidates: Node, position: Node, ratio: tuple[float, float]) -> tuple[Node, Node]:
+def crop_window(extent: Node, candidates: Node, position: Node, limits: Node) -> tuple[Node, Node]:
     """RandomResizedCrop's window as torchvision chooses it: the first candidate that fits, else a central crop.
 
     Args:
         extent: [2] int32, height and width of the image.
         candidates: [CROP_TRIALS, 2] from sampling.crop_candidates.
         position: [2] in [0, 1), of the room that the window leaves.
-        ratio: range of width / height, which bounds the central crop.
+        limits: [2] range of width / height, which bounds the central crop (float64, as no constant of DALI is).
 
     Returns:
         Anchor and shape of the window, [2] int32 each, in pixels.
     """
     area = fn.cast(extent[0] * extent[1], dtype=types.FLOAT64)
-    sized = fn.cast(dmath.floor(candidates * dmath.sqrt(area) + 0.5), dtype=types.INT32)
+    sized = _round(candidates * dmath.sqrt(area))
     inside = fn.cast((sized <= extent) & (sized >= 1), dtype=types.INT32)
     fits = fn.reductions.min(inside, axes=[1], keep_dims=True)
     earliness = types.Constant(np.arange(CROP_TRIALS, 0, -1, dtype=np.int32)[:, None], device="cpu")
     score = fits * earliness
     first = fn.cast(score == fn.reductions.max(score, axes=[0], keep_dims=True), dtype=types.INT32) * fits
     found = fn.reductions.max(fits, axes=[0, 1])
-    limits = types.Constant(np.array([1 / ratio[0], ratio[1]]), device="cpu")
-    widest = fn.cast(dmath.floor(fn.stack(extent[1], extent[0]) * limits + 0.5), dtype=types.INT32)
-    central = dmath.min(extent, widest)
+    sides = fn.cast(extent, dtype=types.FLOAT64)
+    central = dmath.min(extent, _round(fn.stack(sides[1] / limits[0], sides[0] * limits[1])))
     shape = fn.reductions.sum(sized * first, axes=[0], dtype=types.INT32) + (1 - found) * central
     room = extent - shape
     drawn = fn.cast(dmath.floor(position * (room + 1)), dtype=types.INT32)
     anchor = found * drawn + (1 - found) * (room // 2)
     return fn.cast(anchor, dtype=types.INT32), fn.cast(shape, dtype=types.INT32)
+
+
+def _round(value: Node) -> Node:
+    """To the nearest int32, halves to the even one as Python's round() does."""
+    nearest = dmath.floor(value + 0.5)
+    half = fn.cast(nearest == value + 0.5, dtype=types.INT32)
+    whole = fn.cast(nearest, dtype=types.INT32)
+    return whole - half * (whole & 1)
 
 
 class Graph:
@@ -104,10 +111,10 @@ class Graph:
         """The whole image of a file, [H, W, 3] bytes."""
         return fn.decoders.image(fn.io.file.read(name), **self._decoder)
 
-    def resized_crop(self, name: Node, candidates: Node, position: Node, mirror: Node) -> Node:
+    def resized_crop(self, name: Node, candidates: Node, position: Node, mirror: Node, limits: Node) -> Node:
         """A random window of the image, scaled; only the window is decoded where the decoder can."""
         raw = fn.io.file.read(name)
-        anchor, shape = crop_window(self._extent(raw), candidates, position, self._options.ratio)
+        anchor, shape = crop_window(self._extent(raw), candidates, position, limits)
         window = fn.decoders.image_slice(raw, anchor, shape, axes=[0, 1], **self._decoder)
         size = self._options.image_size
         return self._normalise(self._resize(window, [size, size]), mirror)
@@ -137,10 +144,8 @@ class Graph:
         image = fn.decoders.image(raw, **self._decoder)
         image = self._resize(image, fn.cast(scaled, dtype=types.FLOAT))
         room = scaled - self._options.image_size
-        half = room // 2
-        start = half + (room & 1) * (half & 1)  # room / 2 rounded half to even, as Python's round() in torchvision
         size = self._options.image_size
-        return fn.slice(image, start=start, shape=[size, size], axes=[0, 1])
+        return fn.slice(image, start=_round(room * 0.5), shape=[size, size], axes=[0, 1])
 
     def _normalise(self, image: Node, mirror: Node | None) -> Node:
         return fn.crop_mirror_normalize(
@@ -297,7 +302,8 @@ class DaliTrain(TrainStream):
         epoch, indices = self.plan.samples(position)
         inputs: tuple[NDArray[Any], ...]
         if options.augment == "resized_crop":
-            inputs = sampling.crop_numbers(seed, epoch, indices, options.scale, options.ratio, options.flip)
+            numbers = sampling.crop_numbers(seed, epoch, indices, options.scale, options.ratio, options.flip)
+            inputs = (*numbers, np.tile(options.ratio, (len(indices), 1)))
         else:
             inputs = sampling.pad_crop_numbers(seed, epoch, indices, options.pad, options.flip)
             if options.augment == "none":

@@ -13,6 +13,8 @@ from PIL import Image
 
 #: Every fifth scan of each class is for validation.
 VAL_EVERY = 5
+#: How many of the scans are left for training.
+TRAIN_SIZE = 1442
 
 
 def write_digits(root: Path, size: int) -> Path:
