@@ -1,10 +1,10 @@
 """What the options of every part share: strictness, steps written as text, and what makes two runs the same."""
 
 import re
-from decimal import Decimal, InvalidOperation
-from typing import Any, Self
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
@@ -20,18 +20,21 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     def identity(self) -> dict[str, Any]:
-        """What determines a result: every option that differs from its default and can affect one.
+        """What determines a result, as JSON values: every option that can affect one and is not at its default.
 
-        Leaving defaults out keeps identities stable when an unrelated option is added later.
+        Leaving defaults out keeps identities as they are when an unrelated option is added later. (A default that is
+        *changed* later changes what an identity means: see jobs.graph.) `name` and `kind`, which tell alternatives
+        apart, are always there, and so are options without a default.
         """
         found: dict[str, Any] = {}
-        dumped = self.model_dump(mode="json", exclude_defaults=True)
+        dumped = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():
-            if _affects_result(field) and name in dumped:
-                value = getattr(self, name)
-                found[name] = value.identity() if isinstance(value, Options) else dumped[name]
-            elif name == "name" or name == "kind":
-                found[name] = getattr(self, name)
+            if not _affects_result(field):
+                continue
+            value = getattr(self, name)
+            what = _identity(value, dumped[name])
+            if name in ("name", "kind") or field.is_required() or not _is_default(value, what, field):
+                found[name] = what
         return found
 
 
@@ -40,54 +43,76 @@ def _affects_result(field: FieldInfo) -> bool:
     return not (isinstance(extra, dict) and extra.get("affects_result") is False)
 
 
+def _identity(value: Any, dumped: Any) -> Any:
+    """Of any value: what it was dumped as, but with the identities of all options in it."""
+    if isinstance(value, Options):
+        return value.identity()
+    if isinstance(value, list | tuple):
+        return [_identity(*pair) for pair in zip(value, dumped, strict=True)]
+    if isinstance(value, dict):
+        return {key: _identity(*pair) for key, *pair in zip(dumped, value.values(), dumped.values(), strict=True)}
+    return dumped
+
+
+def _is_default(value: Any, identity: Any, field: FieldInfo) -> bool:
+    default = field.get_default(call_default_factory=True)
+    if isinstance(value, Options) and isinstance(default, Options):
+        return type(value) is type(default) and bool(identity == default.identity())
+    return bool(value == default)
+
+
+_STEP = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ep|it)")
+
+
 class Step:
     """A point of a training, written as in the field: ``"5ep"`` (epochs), ``"1000it"`` (optimizer steps) or ``0``."""
 
     __slots__ = ("amount", "unit")
-    _PATTERN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ep|it)\s*$")
 
     def __init__(self, amount: Decimal, unit: str) -> None:
-        self.amount = amount
-        self.unit = unit
+        """`unit`: "ep" or "it". Never changed afterwards: a step can be the key of a dict."""
+        self.amount = amount.normalize()  # 1.0ep is 1ep
+        self.unit = unit if amount else "it"
 
     @classmethod
-    def parse(cls, value: "str | int | Step") -> Self:
+    def parse(cls, value: "str | int | Step") -> "Step":
         """Read a step; ValueError when it is none."""
-        if isinstance(value, cls):
+        if isinstance(value, Step):
             return value
-        if value in (0, "0"):
+        text = value.strip() if isinstance(value, str) else value
+        if text == "0" or (text == 0 and not isinstance(text, bool)):
             return cls(Decimal(0), "it")
-        match = cls._PATTERN.match(value) if isinstance(value, str) else None
+        match = _STEP.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f"{value!r} is no step: write '5ep' (epochs), '1000it' (iterations) or 0")
-        try:
-            amount = Decimal(match[1])
-        except InvalidOperation as error:  # pragma: no cover - the pattern admits decimals only
-            raise ValueError(f"{value!r} is no step") from error
+        amount = Decimal(match[1])
         if match[2] == "it" and amount != int(amount):
             raise ValueError(f"{value!r}: iterations are whole numbers")
         return cls(amount, match[2])
 
     def iterations(self, steps_per_epoch: int) -> int:
-        """This point in optimizer steps (rounded to the nearest for a fraction of an epoch)."""
+        """This point in optimizer steps; a fraction of an epoch is rounded to the nearest one, halves up."""
         if self.unit == "it":
             return int(self.amount)
-        return int((self.amount * steps_per_epoch).to_integral_value())
+        return int((self.amount * steps_per_epoch).to_integral_value(ROUND_HALF_UP))
 
     def __str__(self) -> str:
-        return "0" if self.amount == 0 else f"{self.amount}{self.unit}"
+        return "0" if self.amount == 0 else f"{self.amount:f}{self.unit}"
 
     def __repr__(self) -> str:
         return f"Step({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Step) and str(self) == str(other)
+        return isinstance(other, Step) and (self.amount, self.unit) == (other.amount, other.unit)
 
     def __hash__(self) -> int:
-        return hash(str(self))
+        return hash((self.amount, self.unit))
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.to_string_ser_schema(), metadata={}
-        )
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=core_schema.to_string_ser_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        written = {"type": "string", "pattern": f"^({_STEP.pattern}|0)$", "examples": ["5ep", "1000it"]}
+        return {"anyOf": [written, {"const": 0}]}
