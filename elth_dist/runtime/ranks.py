@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from elth_dist.errors import DisagreementError, UserError
+from elth_dist.errors import DisagreementError, OneRankError, UserError
+from elth_dist.runtime.environment import environment_ranks
 
 
 @dataclass(frozen=True)
@@ -167,22 +167,6 @@ def _write_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
         tensor.copy_(part.view(tensor.shape))
 
 
-def environment_ranks() -> tuple[int, int, int]:
-    """(rank, world size, local rank) as torchrun or the launcher set them; (0, 1, 0) for a process on its own."""
-    values = {}
-    for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)):
-        text = os.environ.get(name, str(alone))
-        if not text.isdecimal():
-            raise UserError(f"environment variable {name}: {text!r} is no number; torchrun sets it")
-        values[name] = int(text)
-    rank, world_size, local_rank = values.values()
-    if rank >= world_size:
-        raise UserError(f"environment variable RANK: {rank} is not below WORLD_SIZE ({world_size}); torchrun sets both")
-    if world_size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise UserError(f"WORLD_SIZE is {world_size}, but MASTER_ADDR or MASTER_PORT is not set; start with torchrun")
-    return rank, world_size, local_rank
-
-
 @contextlib.contextmanager
 def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[Ranks]:
     """Join the process group that the environment describes; leave it at the end.
@@ -217,8 +201,8 @@ def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[
         assert isinstance(side, dist.ProcessGroup)
         yield Ranks(rank, world_size, local_rank, target, side)
         leaving_together = True
-    except (UserError, DisagreementError):
-        leaving_together = True
+    except (UserError, DisagreementError) as error:
+        leaving_together = not isinstance(error, OneRankError)
         raise
     finally:
         if leaving_together or not use_cuda:  # NCCL would wait for ranks that know nothing of this one's failure

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from elth_dist.errors import DisagreementError, UserError
-from elth_dist.runtime.ranks import Ranks, environment_ranks, open_ranks
+from elth_dist.runtime.environment import environment_ranks
+from elth_dist.runtime.ranks import Ranks, open_ranks
 from tests.helpers.ranks import RanksFailed, run_ranks
 
 

@@ -80,6 +80,22 @@ def test_all_ranks_save_and_find_the_same(world_size: int, tmp_path: Path) -> No
         Checkpoints(tmp_path, Ranks()).newest()
 
 
+def _look_elsewhere(ranks: Ranks, folder: str) -> str:
+    checkpoints = Checkpoints(Path(folder), ranks)
+    checkpoints.save(10, _write(ranks, 10))
+    own = Path(folder) if ranks.is_main else Path(folder, "of another node")
+    with pytest.raises(UserError) as error:
+        Checkpoints(own, ranks).newest()
+    return str(error.value)
+
+
+def test_a_folder_that_not_all_nodes_share_is_named(tmp_path: Path) -> None:
+    results = run_ranks(_look_elsewhere, 2, args=[str(tmp_path)])
+    for result in results:
+        expected = f"run.dir: rank 1 on {os.uname().nodename} does not see {tmp_path}/of another node/step-10"
+        assert result.value.startswith(expected)
+
+
 def _save_until_killed(ranks: Ranks, folder: str) -> None:
     checkpoints = Checkpoints(Path(folder), ranks)
     newest = checkpoints.newest()
