@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -24,7 +24,7 @@ from pydantic_settings import (
 from elth_dist.data.options import DataOptions
 from elth_dist.engines.options import EngineOptions
 from elth_dist.errors import UserError
-from elth_dist.jobs.options import Method, Setting
+from elth_dist.jobs.options import ImpMethod, Method, Setting
 from elth_dist.models.options import ModelOptions
 from elth_dist.runtime.options import RunOptions
 from elth_dist.training.options import TrainOptions
@@ -44,6 +44,15 @@ class Config(BaseSettings):
     method: Method
     engine: EngineOptions = EngineOptions()
     run: RunOptions = RunOptions()
+
+    @model_validator(mode="after")
+    def _transfers_exist(self) -> Self:
+        for number, branch in enumerate(self.method.transfers if isinstance(self.method, ImpMethod) else ()):
+            try:
+                branch.plan_from(self.model.arch)
+            except UserError as error:
+                raise ValueError(f"method.transfers.{number}: {error}") from None
+        return self
 
     @property
     def setting(self) -> Setting:
@@ -178,7 +187,7 @@ def _one_line(error: ValidationError, overrides: Mapping[str, Any], file: str | 
     first = error.errors(include_url=False)[0]
     methods = [method.model_fields["name"].default for method in get_args(get_args(Method)[0])]
     parts = [str(part) for part in first["loc"]]
-    if parts[0] == "method" and len(parts) > 1 and parts[1] in methods:
+    if parts[:1] == ["method"] and parts[1:2] and parts[1] in methods:
         del parts[1]  # pydantic puts the union's tag there
     option = ".".join(parts)
     where = f" (in {file})" if file and not _holds(overrides, parts) else ""

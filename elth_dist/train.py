@@ -7,16 +7,19 @@ skipped, what was interrupted continues, so that the same command always leads t
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from elth_dist.config import Config, read_config
 from elth_dist.data.catalog import check_data
 from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
-from elth_dist.data.options import DataOptions
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.errors import DisagreementError, OneRankError, UserError
 from elth_dist.jobs.graph import identities, parts, plan
-from elth_dist.jobs.options import TicketMethod
+from elth_dist.jobs.options import ImpMethod, TicketMethod
 from elth_dist.runtime.environment import environment_ranks
+
+if TYPE_CHECKING:
+    from elth_dist.tickets.ticket import Ticket
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,21 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(config: Config, rank: int, world_size: int) -> None:
     """Find the mistakes that show before any process waits for another, and before anything is written. UserError."""
     check_data(config.data)
-    TrainPlan(
-        seed=0,
-        num_samples=_most_samples(config.data),
-        global_batch=config.train.global_batch,
-        accumulate=config.train.accumulate,
-        rank=rank,
-        world_size=world_size,
-    )
+    if config.data.name == "digits":
+        check_size(config, DIGITS_TRAIN_SIZE, rank, world_size)
 
 
-def _most_samples(data: DataOptions) -> int:
-    """Size of the training set where it is known before anything is opened; otherwise no bound."""
-    if data.name == "digits":
-        return DIGITS_TRAIN_SIZE
-    return sys.maxsize if data.num_train is None else data.num_train
+def check_size(config: Config, num_train: int, rank: int, world_size: int, rewind_step: int | None = None) -> None:
+    """UserError unless `num_train` samples make the steps that the training needs.
+
+    `rewind_step`: of a ticket that is trained; None: what `method.rewind` says.
+    """
+    train, method = config.train, config.method
+    steps = TrainPlan(0, num_train, train.global_batch, train.accumulate, rank, world_size).steps_per_epoch
+    where = "the ticket's rewind step"
+    if isinstance(method, ImpMethod):
+        rewind_step = method.rewind.iterations(steps)
+        where = f"method.rewind: {method.rewind}"
+    if rewind_step is not None and rewind_step >= train.epochs * steps:
+        raise UserError(
+            f"{where} is step {rewind_step}, but train.epochs {train.epochs} makes {train.epochs * steps} steps "
+            f"({steps} an epoch): nothing would be left to train"
+        )
 
 
 def run(config: Config) -> None:
@@ -77,8 +85,9 @@ def run(config: Config) -> None:
     from elth_dist.training.context import Context
     from elth_dist.training.loop import Stopped
 
+    ticket = load_ticket(config)
+    files = {config.method.path: ticket.hash} if isinstance(config.method, TicketMethod) and ticket else {}
     jobs = plan(config.method, config.setting)
-    files = ticket_files(config)
     names, options = identities(jobs, files), parts(jobs, files)
     with (
         RunDirectory(config.run.folder) as directory,
@@ -88,7 +97,12 @@ def run(config: Config) -> None:
     ):
         dtype = image_dtype(config.train.precision)
         dataset = open_dataset(config.data, ranks, default_root=directory.digits, dtype=dtype)
-        dataset.train_loader(seed=0, global_batch=config.train.global_batch, accumulate=config.train.accumulate).close()
+        rewind_step = None if ticket is None else ticket.meta.rewind_step
+        check_size(config, dataset.num_train, ranks.rank, ranks.world_size, rewind_step)
+        if ticket is not None and ticket.num_classes != dataset.num_classes:
+            raise UserError(
+                f"method.path: the ticket has {ticket.num_classes} classes, the dataset {dataset.num_classes}"
+            )
         directory.prepare(ranks, config.to_yaml(), environment(ranks), names, options)
         with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main) as reporter:
             context = Context(ranks, dataset, reporter, stop, watchdog)
@@ -104,18 +118,17 @@ def run(config: Config) -> None:
             ranks.barrier()
 
 
-def ticket_files(config: Config) -> dict[str, str]:
-    """Content hash of the ticket file that the method names, by its path. UserError if it is none, or does not fit."""
+def load_ticket(config: Config) -> "Ticket | None":
+    """The ticket file that the method names, if it does. UserError if it is none, or makes no `model.arch`."""
     if not isinstance(config.method, TicketMethod):
-        return {}
+        return None
     from elth_dist.tickets.ticket import Ticket
 
-    path, transfer = config.method.path, config.method.transfer
-    ticket = Ticket.load(path)
+    ticket, transfer = Ticket.load(config.method.path), config.method.transfer
     trained = ticket.arch if transfer is None else transfer.plan_from(ticket.arch).target
     if trained != config.model.arch:
         raise UserError(f"model.arch: is {config.model.arch!r}, but method.path and method.transfer make a {trained}")
-    return {path: ticket.hash}
+    return ticket
 
 
 if __name__ == "__main__":

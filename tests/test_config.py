@@ -78,6 +78,8 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         (["--train.accumulate", "3"], "train: global_batch 64 is not a multiple of accumulate 3"),
         (["train.epochs=3"], "train.epochs=3: not understood; write --section.option value"),
         (["--config"], "--config: needs the path of a YAML file"),
+        (["--method.transfers", '[{"to": "vgg16"}]'], "method.transfers.0: "),
+        (["--model.arch", "resnet8_cifar"], "stage 1 grows from 1 to 3 units and has none to copy"),
         (["--method.transfers", '[{"to": "resnet20_cifar", "level": 9}]'], "level 9: the method has levels 0 to 5"),
     ],
 )
@@ -94,7 +96,8 @@ def test_mistake_on_the_command_line_is_one_line(arguments: list[str], expected:
         ("model: [", "no valid YAML"),
         ("- 1\n- 2", "holds a list, not sections of options"),
         (
-            "model: {arch: resnet14_cifar}\ndata: {name: digits}\n"
+            "model: {arch: resnet14_cifar}\n"  # noqa: ISC004 - one text
+            "data: {name: digits}\n"
             "method: {name: imp, transfers: [{to: resnet8_cifar, sqeeze: last}]}",
             "method.transfers.0.sqeeze: no such option",
         ),

@@ -1,6 +1,7 @@
 """DistributedDataParallel over NCCL or gloo; with one rank, the bare module."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import load_state, save_state
 
 AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# BatchNorm statistics are each rank's own between two averagings. torch 2.15 renamed the option.
+_RANKS_KEEP_THEIR_BUFFERS: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else {"broadcast_buffers": False}
+)
 
 
 class DdpEngine:
@@ -60,7 +68,7 @@ class DdpEngine:
             forward = DistributedDataParallel(
                 forward,
                 device_ids=device_ids,
-                broadcast_buffers=False,
+                **_RANKS_KEEP_THEIR_BUFFERS,
                 gradient_as_bucket_view=True,
                 bucket_cap_mb=self._options.bucket_mib,
             )

@@ -5,8 +5,8 @@ from elth_dist.jobs.options import MaskJob
 from elth_dist.jobs.training import ticket_metrics
 from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.selection import Threshold, exact_count, prune
-from elth_dist.tickets.weights import load_weights
 from elth_dist.tickets.ticket import Ticket
+from elth_dist.tickets.weights import load_weights
 
 
 def run(options: MaskJob, job: JobContext) -> Metrics:

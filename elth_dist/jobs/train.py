@@ -1,6 +1,5 @@
 """train: a ticket, a control made of one, or a dense network, to the end."""
 
-from elth_dist.errors import UserError
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.options import TrainJob
 from elth_dist.jobs.training import (
@@ -24,11 +23,6 @@ def run(options: TrainJob, job: JobContext) -> Metrics:
     if options.control == "dense":
         return _train_dense(options, job)
     ticket = load_ticket(options.path, job)
-    if ticket.num_classes != job.training.dataset.num_classes:
-        raise UserError(
-            f"{job.name}: the ticket has {ticket.num_classes} classes, data.name {setting.data.name!r} has "
-            f"{job.training.dataset.num_classes}"
-        )
     title = f"{ticket.arch} ticket"
     if options.control == "random":
         ticket = random_masks(ticket, derive_seed(setting.seed, "random", job.name))

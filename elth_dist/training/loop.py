@@ -209,6 +209,7 @@ class _Training:
 
     def evaluate(self) -> None:
         """Measure on the validation set and report it."""
+        self._update.before_forward(self.step)
         self._update.check()
         with self._clock.paused():
             self._evaluation = evaluate(self._engine, self._validation, self._context.ranks)

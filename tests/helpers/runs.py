@@ -1,0 +1,63 @@
+"""Whole runs of `python -m elth_dist.train`, tiny, and how two of them compare."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.ranks import REPOSITORY
+
+#: IMP with one pruning on a network of three blocks, a transfer and both controls: every kind of job, in seconds.
+TINY = [
+    "--config",
+    str(REPOSITORY / "configs/quickstart.yaml"),
+    "--model.arch=resnet14_cifar",
+    "--data.image_size=8",
+    "--train.epochs=2",
+    "--train.global_batch=120",
+    "--train.milestones=[1ep]",
+    "--train.log_every=1",
+    "--train.checkpoint_every=5it",
+    "--method.levels=1",
+    "--method.rewind=2it",
+    '--method.transfers=[{"to": "resnet8_cifar"}]',
+    "--method.controls=[random]",
+]
+
+
+def command(folder: Path, *more: str, base: Sequence[str] = TINY) -> list[str]:
+    """The command line of one rank (RANK etc. come from the environment), writing to `folder`."""
+    return [sys.executable, "-m", "elth_dist.train", *base, "--run.dir", str(folder), *more]
+
+
+def jobs(folder: Path) -> list[str]:
+    """Names of the finished jobs of a run."""
+    return sorted(path.parent.name for path in folder.glob("*/result.json"))
+
+
+def science(folder: Path) -> dict[str, Any]:
+    """Everything in a run directory that two equal runs must have in common, to the bit."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("*/*.safetensors")):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    for path in sorted(folder.glob("*/result.json")):
+        result = json.loads(path.read_text())
+        result["metrics"].pop("seconds")
+        found[str(path.relative_to(folder))] = result
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found["metrics.jsonl"] = [
+        {name: value for name, value in row.items() if not name.startswith(("time/", "memory/"))} for row in rows
+    ]
+    return found
+
+
+def assert_same_science(one: Path, other: Path) -> None:
+    """AssertionError naming the first thing in which two runs differ."""
+    ours, theirs = science(one), science(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if name == "metrics.jsonl":
+            for row, expected in zip(value, theirs[name], strict=True):
+                assert row == expected
+        assert value == theirs[name], f"{name} differs"
