@@ -3,7 +3,9 @@
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +80,15 @@ class Catalog:
         return cls(**{split: Split(Path(part["folder"]), part["files"]) for split, part in value.items()})
 
 
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns what the system refuses to read or write below data.root into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"data.root: {error}") from error
+
+
 def split_folders(root: Path) -> tuple[Path, Path]:
     """The folders of the training and of the validation images: train/, and val/ or else test/.
 
@@ -127,9 +138,9 @@ def scan(root: Path) -> Catalog:
     Raises:
         UserError: a folder is missing, the classes differ, a class is empty, or a link leads nowhere.
     """
-    train, val = (folder.absolute() for folder in split_folders(root))
-    classes = check_classes(train, val)
-    with ThreadPoolExecutor(16) as pool:  # on network file systems a listing is mostly waiting
+    with reading(), ThreadPoolExecutor(16) as pool:  # on network file systems a listing is mostly waiting
+        train, val = (folder.absolute() for folder in split_folders(root))
+        classes = check_classes(train, val)
         splits = [
             Split(folder, dict(zip(classes, pool.map(_list_images, (folder / cls for cls in classes)), strict=True)))
             for folder in (train, val)
@@ -171,13 +182,14 @@ def check_data(options: DataOptions) -> None:
         return
     if options.root is None:
         raise UserError(f"data.root: {options.name!r} needs the folder of the dataset; pass --data.root FOLDER")
-    if options.name == "cifar10" and python_batches(options.root) is not None:
-        if options.loader == "dali":
-            raise UserError(
-                f"data.loader: 'dali' reads image files, but {options.root} holds python batches; use 'resident'"
-            )
-        return
-    check_classes(*split_folders(options.root))
+    with reading():
+        if options.name == "cifar10" and python_batches(options.root) is not None:
+            if options.loader == "dali":
+                raise UserError(
+                    f"data.loader: 'dali' reads image files, but {options.root} holds python batches; use 'resident'"
+                )
+        else:
+            check_classes(*split_folders(options.root))
 
 
 def _dali_installed() -> bool:

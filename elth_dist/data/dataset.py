@@ -2,13 +2,12 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from elth_dist.data.catalog import Catalog, Split, check_data, python_batches, scan
+from elth_dist.data.catalog import Catalog, Split, check_data, python_batches, reading, scan
 from elth_dist.data.digits import write_digits
 from elth_dist.data.options import DataOptions
 from elth_dist.data.protocol import Dataset, TrainLoader, ValLoader
@@ -116,23 +115,34 @@ class _Resident(_Opened):
         super().__init__(options, ranks, dtype)
         with ranks.together():
             if isinstance(found, Path):
+                self.num_classes = 10
                 train, val = resident.read_python_batches(found)
                 if options.image_size != train.pixels.shape[1]:
                     raise UserError(
                         f"data.image_size: {options.image_size}, but CIFAR-10's python batches hold images of "
                         f"{train.pixels.shape[1]} px"
                     )
-                self.num_classes = 10
             else:
-                size: Mapping[str, int] = {"resize": options.resize, "image_size": options.image_size}
+                self.num_classes = len(found.classes)
                 assert options.threads is not None
                 train, val = (
-                    resident.decode(split, threads=options.threads, **size) for split in (found.train, found.val)
+                    resident.decode(
+                        split,
+                        resize=options.resize,
+                        image_size=options.image_size,
+                        threads=options.threads,
+                        rank=ranks.rank,
+                        world_size=ranks.world_size,
+                    )
+                    for split in (found.train, found.val)
                 )
-                self.num_classes = len(found.classes)
+        train, val = train.to(ranks.device), val.to(ranks.device)
+        if isinstance(found, Catalog):  # each rank has decoded its share
+            ranks.sum_(train.pixels)
+            ranks.sum_(val.pixels)
         self.num_train, self.num_val = len(train.labels), len(val.labels)
         self.fingerprint = f"{train.fingerprint}{val.fingerprint}"
-        self._train_images, self._val_images = train.to(ranks.device), val.to(ranks.device)
+        self._train_images, self._val_images = train, val
 
     def _train(self, plan: TrainPlan, source: dict[str, Any]) -> TrainLoader:
         from elth_dist.data.resident import ResidentTrain
@@ -170,7 +180,8 @@ def _catalog(options: DataOptions, ranks: Ranks, default_root: Path) -> Catalog:
         if ranks.is_main:
             root = options.root
             if options.name == "digits":
-                root = write_digits(root or default_root, options.image_size)
+                with reading():
+                    root = write_digits(root or default_root, options.image_size)
             assert root is not None  # check_data has asked for it
             found = scan(root)
     if ranks.alone and found is not None:

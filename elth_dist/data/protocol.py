@@ -55,6 +55,7 @@ class ValLoader(Protocol):
 class Dataset(Protocol):
     """Opened once a run; makes fresh loaders for each job."""
 
+    fingerprint: str  # of the contents: equal for copies of one dataset wherever they lie
     num_classes: int
     num_train: int
     num_val: int
@@ -64,4 +65,4 @@ class Dataset(Protocol):
         """UserError if the ranks cannot share `global_batch`, or if it exceeds the training set."""
 
     def val_loader(self, *, batch: int) -> ValLoader:
-        """`batch`: samples a rank holds at once."""
+        """`batch`: samples a rank holds at most at once; batches are smaller where that makes less padding."""

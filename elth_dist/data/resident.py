@@ -42,10 +42,11 @@ class Images:
         return digest.hexdigest()
 
 
-def decode(split: Split, *, resize: int, image_size: int, threads: int) -> Images:
-    """Every image of `split`, its shorter side scaled to `resize`, its central square of `image_size` px.
+def decode(split: Split, *, resize: int, image_size: int, threads: int, rank: int = 0, world_size: int = 1) -> Images:
+    """This rank's images of `split`: shorter side scaled to `resize`, central square of `image_size` px.
 
-    This is torchvision's Resize and CenterCrop on PIL images.
+    This is torchvision's Resize and CenterCrop on PIL images. Rank r of W decodes images r, r + W, ...; the pixels of
+    the others are 0, so that the sum over ranks is the whole split.
 
     Raises:
         UserError: naming an image that does not decode.
@@ -59,13 +60,18 @@ def decode(split: Split, *, resize: int, image_size: int, threads: int) -> Image
                 image = file.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"data.root: {path} does not decode as an image ({error})") from error
-        return np.asarray(tv.center_crop(tv.resize(image, [resize]), [image_size]))
+        if min(image.size) != resize:
+            image = tv.resize(image, [resize])
+        if image.size != (image_size, image_size):
+            image = tv.center_crop(image, [image_size])
+        return np.asarray(image)
 
-    pixels = torch.empty(len(split), image_size, image_size, 3, dtype=torch.uint8)
+    pixels = np.zeros((len(split), image_size, image_size, 3), dtype=np.uint8)
+    mine = range(rank, len(split), world_size)
     with ThreadPoolExecutor(threads) as pool:
-        for index, image in enumerate(pool.map(one, range(len(split)))):
-            pixels[index] = torch.from_numpy(image.copy())
-    return Images(pixels, torch.from_numpy(split.labels.copy()))
+        for index, image in zip(mine, pool.map(one, mine), strict=True):
+            pixels[index] = image
+    return Images(torch.from_numpy(pixels), torch.from_numpy(split.labels.copy()))
 
 
 def read_python_batches(parent: Path) -> tuple[Images, Images]:
@@ -82,7 +88,7 @@ def read_python_batches(parent: Path) -> tuple[Images, Images]:
     for train in (True, False):
         try:
             data = CIFAR10(str(parent), train=train, download=False)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise UserError(
                 f"data.root: {parent / 'cifar-10-batches-py'} is incomplete or not the published CIFAR-10 ({error})"
             ) from error

@@ -8,6 +8,7 @@ import torch
 from elth_dist.data.dataset import open_dataset
 from elth_dist.data.options import DataOptions
 from elth_dist.errors import UserError
+from elth_dist.runtime.ranks import Ranks
 from tests.helpers.ranks import run_ranks
 
 
@@ -20,7 +21,7 @@ def open_and_read(ranks, options, root):
     loader = dataset.train_loader(seed=1, global_batch=20)
     batch = next(loader)
     loader.close()
-    return [dataset.fingerprint, dataset.num_train, batch.indices.tolist(), batch.labels.tolist()]
+    return [dataset.fingerprint, dataset.num_train, batch.indices.tolist(), batch.images.double().sum().item()]
 
 
 @pytest.mark.parametrize("loader", ["dali", "resident"])
@@ -30,6 +31,10 @@ def test_rank_0_writes_and_scans_for_all(tmp_path, loader):
     assert first[:2] == second[:2]
     assert first[1] == 1442
     assert not set(first[2]) & set(second[2])
+    alone = open_and_read(Ranks(), options, str(tmp_path))
+    assert alone[0] == first[0]  # of all pixels, for the resident loader
+    assert alone[2] == first[2] + second[2]
+    assert alone[3] == pytest.approx(first[3] + second[3])
     assert [path.name for path in tmp_path.iterdir()] == ["digits-16px"]
 
 

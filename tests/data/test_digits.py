@@ -3,12 +3,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from elth_dist.data import digits as module
 from elth_dist.data.catalog import scan
+from elth_dist.data.dataset import open_dataset
 from elth_dist.data.digits import write_digits
+from elth_dist.data.options import DataOptions
+from elth_dist.errors import UserError
+from elth_dist.runtime.ranks import Ranks
 
 
 def test_all_scans_are_there_split_by_class(digits):
@@ -50,6 +55,13 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(PermissionError):
         write_digits(tmp_path, 8)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_a_users_mistake(tmp_path):
+    (tmp_path / "file").touch()
+    options = DataOptions(name="digits", root=tmp_path / "file" / "below")
+    with pytest.raises(UserError, match=r"data.root: .*file"):
+        open_dataset(options, Ranks(), default_root=tmp_path, dtype=torch.float32)
 
 
 def test_two_writers_at_once_give_one_tree(tmp_path):
