@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from elth_dist.data import digits as module
 from elth_dist.data.catalog import scan
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.digits import write_digits
+from elth_dist.data.digits import TRAIN_SIZE, write_digits
 from elth_dist.data.options import DataOptions
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
@@ -20,6 +20,7 @@ def test_all_scans_are_there_split_by_class(digits):
     found = scan(digits)
     assert found.classes == tuple("0123456789")
     assert len(found.train) + len(found.val) == 1797
+    assert len(found.train) == TRAIN_SIZE
     train, val = np.bincount(found.train.labels), np.bincount(found.val.labels)
     np.testing.assert_array_equal(train + val, np.bincount(load_digits().target))
     np.testing.assert_array_equal(val, (train + val) // 5)
