@@ -193,6 +193,8 @@ def _one_line(error: ValidationError, overrides: Mapping[str, Any], file: str | 
     where = f" (in {file})" if file and not _holds(overrides, parts) else ""
     message = first["msg"].removeprefix("Value error, ")
     match first["type"]:
+        case "extra_forbidden" if option in option_names(Config):  # of another method
+            return f"{option}: is no option of method {first['loc'][1]!r}{where}"
         case "extra_forbidden":
             return f"{option}: no such option{where}{_nearest(option, set(option_names(Config)))}"
         case "missing":

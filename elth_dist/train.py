@@ -29,9 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 when all is done, or safely stopped because a signal asked for it; 2 for a user's mistake;
         1 when ranks disagree.
     """
-    rank, world_size, _ = environment_ranks()
-    logging.basicConfig(level=logging.WARNING if rank == 0 else logging.ERROR, format="elth_dist: warning: %(message)s")
+    rank = 0
     try:
+        rank, world_size, _ = environment_ranks()
+        level = logging.WARNING if rank == 0 else logging.ERROR
+        logging.basicConfig(level=level, format="elth_dist: warning: %(message)s")
         command = read_config(arguments)
         if not command.print_only:
             check(command.config, rank, world_size)

@@ -76,6 +76,7 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         (["--method.name", "impp"], "method.name: 'impp' is no method; valid are imp, dense, ticket"),
         (["--model.arch", "resnet19"], "did you mean 'resnet18'?"),
         (["--train.accumulate", "3"], "train: global_batch 64 is not a multiple of accumulate 3"),
+        (["--method.name=dense", "--method.levels=3"], "method.levels: is no option of method 'dense'"),
         (["train.epochs=3"], "train.epochs=3: not understood; write --section.option value"),
         (["--config"], "--config: needs the path of a YAML file"),
         (["--method.transfers", '[{"to": "vgg16"}]'], "method.transfers.0: "),

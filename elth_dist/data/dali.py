@@ -28,7 +28,7 @@ from elth_dist.data.options import DataOptions
 from elth_dist.data.protocol import Batch
 from elth_dist.data.sampling import CROP_TRIALS, Indices, TrainPlan, ValPlan
 from elth_dist.data.stream import TrainStream, ValStream, to_device
-from elth_dist.errors import UserError
+from elth_dist.errors import OneRankError
 
 Node = Any  # a DALI DataNode; DALI's operators are not typed
 Bytes = NDArray[np.uint8]
@@ -257,7 +257,7 @@ class Reader:
         for path in suspects:
             reason = why_undecodable(path, self._options, self._device)
             if reason is not None:
-                raise UserError(f"data.root: {path} does not decode as an image ({reason})") from error
+                raise OneRankError(f"data.root: {path} does not decode as an image ({reason})") from error
         raise error
 
 

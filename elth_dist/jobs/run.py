@@ -9,7 +9,7 @@ from elth_dist.jobs import level, mask, pretrain, train, transfer
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.options import LevelJob, MaskJob, PretrainJob, TrainJob, TransferJob
-from elth_dist.runtime.run_directory import RunDirectory
+from elth_dist.runtime.run_directory import JobFolder, RunDirectory
 from elth_dist.training.context import Context
 
 
@@ -37,6 +37,7 @@ def run_job(
     """
     ranks, folder = context.ranks, run.job(job.name)
     if ranks.broadcast_json(ranks.is_main and folder.finished(identities[job.name])):
+        _require_same_data(job, folder, context)
         return False
     inputs = {role: run.job(name) for role, name in job.inputs.items()}
     with ranks.together():
@@ -46,6 +47,7 @@ def run_job(
     start = time.monotonic()
     folder.path.mkdir(parents=True, exist_ok=True)
     metrics = _do(job, JobContext(job.name, identities[job.name], folder, inputs, context))
+    metrics["dataset"] = context.dataset.fingerprint
     metrics["seconds"] = round(time.monotonic() - start, 3)
     with ranks.together():
         if ranks.is_main:
@@ -53,6 +55,15 @@ def run_job(
             folder.commit(identities[job.name], parts[job.name], played, metrics)
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return True
+
+
+def _require_same_data(job: Job, folder: JobFolder, context: Context) -> None:
+    """The place of a dataset is no part of a job's identity; its contents are."""
+    if folder.read().metrics["dataset"] != context.dataset.fingerprint:
+        raise UserError(
+            f"data.root: holds another dataset than {job.name} in {folder.path.parent} was made with; "
+            "choose another run.dir (or run.name), or go back to that dataset"
+        )
 
 
 def _do(job: Job, context: JobContext) -> Metrics:

@@ -3,13 +3,13 @@
 They compose: ``reinitialised(random_masks(ticket, 1), 1)`` changes both weights and masks.
 """
 
-import hashlib
 from dataclasses import replace
 
 import torch
 
 from elth_dist.models.build import build_model
 from elth_dist.models.options import Init
+from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
 from elth_dist.tickets.ticket import Control, Ticket, TicketMeta
 
@@ -21,7 +21,7 @@ def random_masks(ticket: Ticket, seed: int) -> Ticket:
     """
     shuffled = {}
     for name, mask in ticket.masks.items():
-        generator = torch.Generator().manual_seed(_derived(seed, "random", name))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "random", name))
         shuffled[name] = mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
     control = Control(kind="random", seed=seed)
     return replace(ticket, masks=Masks(shuffled), meta=_after(ticket, control))
@@ -32,16 +32,10 @@ def reinitialised(ticket: Ticket, seed: int, init: Init = "paper") -> Ticket:
 
     Never with the bits that ``build_model(seed=seed)`` gives: a run may use its own seed here.
     """
-    model = build_model(ticket.arch, ticket.num_classes, init=init, seed=_derived(seed, "reinit"))
+    model = build_model(ticket.arch, ticket.num_classes, init=init, seed=derive_seed(seed, "reinit"))
     control = Control(kind="reinit", seed=seed, init=init)
     return replace(ticket, weights=model.state_dict(), meta=_after(ticket, control))
 
 
 def _after(ticket: Ticket, control: Control) -> TicketMeta:
     return ticket.meta.model_copy(update={"parent": ticket.hash, "controls": (*ticket.meta.controls, control)})
-
-
-def _derived(seed: int, *purpose: str) -> int:
-    """A seed of its own for each use of a user's seed."""
-    text = "/".join((str(seed), *purpose))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -8,15 +8,12 @@ import safetensors.torch
 from torch import Tensor
 
 from elth_dist.errors import UserError
-from elth_dist.runtime.files import reason, write_atomically
+from elth_dist.tickets.files import write_file
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a state_dict (contiguous CPU tensors), whole or not at all. UserError if that is impossible."""
-    try:
-        write_atomically(path, safetensors.torch.save(dict(weights), metadata={"format": "pt"}))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {reason(error)}") from error
+    write_file(path, safetensors.torch.save(dict(weights), metadata={"format": "pt"}))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.ranks import RunningRanks, run_ranks, start_ranks
-from tests.helpers.runs import assert_same_science, command, jobs
+from tests.helpers.runs import IMP, assert_same_science, command, jobs
 
 DALI = ["--data.loader=dali"]
 RESIDENT = ["--data.loader=resident"]
@@ -100,7 +100,7 @@ def test_finished_run_is_verified_and_left_alone(undisturbed: Callable[[int, str
 
 def test_damaged_result_is_done_again(tmp_path: Path, undisturbed: Callable[[int, str], Path]) -> None:
     folder = tmp_path / "run"
-    line = command(folder, *RESIDENT, "--method.transfers=[]", "--method.controls=[]")
+    line = command(folder, *RESIDENT, base=IMP)
     run_ranks(line, 2, timeout=240)
     damaged = folder / "level-01/trained.safetensors"
     original = damaged.read_bytes()

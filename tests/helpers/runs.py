@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.helpers.ranks import REPOSITORY
 
-#: IMP with one pruning on a network of three blocks, a transfer and both controls: every kind of job, in seconds.
-TINY = [
+#: A training of 24 steps in two epochs, on digits of 8 pixels; the method is up to the test.
+BASE = [
     "--config",
     str(REPOSITORY / "configs/quickstart.yaml"),
     "--model.arch=resnet14_cifar",
@@ -19,6 +19,12 @@ TINY = [
     "--train.milestones=[1ep]",
     "--train.log_every=1",
     "--train.checkpoint_every=5it",
+]
+#: Iterative magnitude pruning with one pruning.
+IMP = [*BASE, "--method.levels=1", "--method.rewind=2it", "--method.transfers=[]", "--method.controls=[]"]
+#: With a transfer and a control: every kind of job, in seconds.
+FULL = [
+    *BASE,
     "--method.levels=1",
     "--method.rewind=2it",
     '--method.transfers=[{"to": "resnet8_cifar"}]',
@@ -26,7 +32,7 @@ TINY = [
 ]
 
 
-def command(folder: Path, *more: str, base: Sequence[str] = TINY) -> list[str]:
+def command(folder: Path, *more: str, base: Sequence[str] = FULL) -> list[str]:
     """The command line of one rank (RANK etc. come from the environment), writing to `folder`."""
     return [sys.executable, "-m", "elth_dist.train", *base, "--run.dir", str(folder), *more]
 
