@@ -31,7 +31,17 @@ class MaskUpdate(Protocol):
 
     @property
     def masks(self) -> Masks:
-        """The masks in force."""
+        """The masks in force: the same object until they change, so that who counts them sees when to do it anew."""
+
+    def dense_gradient(self, step: int) -> bool:
+        """Whether `step` takes the gradient of all weights, not of the kept ones alone. It changes nothing.
+
+        This is all that the accounting needs to know beside the masks. A step is a forward pass, a backward pass to the
+        activations and one to the weights, each of which costs what the masks in force during it cost (f_S): 3 f_S; or
+        2 f_S + f_D, if the last one is dense (RigL, appendix H). So: RigL at its update steps (a deferred one counts at
+        each attempt), SNFS and DPF always; static masks, SET and gradual pruning never. Asked once a step, after
+        `before_step` and before `after_step`; answered on the host, without reading from the device.
+        """
 
     def begin(self, weights: Mapping[str, nn.Parameter], optimizer: MaskedOptimizer) -> None:
         """Once, before the first step; when resuming, after the weights and the optimizer's state are restored.
@@ -90,6 +100,9 @@ class StaticMask:
         """Nothing to do."""
 
     def before_step(self, step: int) -> bool:
+        return False
+
+    def dense_gradient(self, step: int) -> bool:
         return False
 
     def after_step(self, step: int, applied: Tensor | bool) -> None:
