@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint test-gpu bench clean
+.PHONY: quickstart test lint test-gpu bench bench-gpu clean
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +30,17 @@ lint: $(VENV)/installed-dev
 # with whatever python has torch and a GPU: make test-gpu PYTHON=python3
 test-gpu:
 	$(PYTHON) -m pytest tests/gpu -m gpu
+
+# figures of this machine beside the peers', each a ratio in one run; with a GPU: make bench-gpu PYTHON=python3
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/masked_step.py
+	$(BIN)/python benchmarks/training.py
+
+bench-gpu:
+	PYTHONPATH=. $(PYTHON) benchmarks/selection.py
+	PYTHONPATH=. $(PYTHON) benchmarks/masked_step.py
+	for arch in resnet18 resnet26 resnet34; do PYTHONPATH=. $(PYTHON) benchmarks/training.py --arch $$arch || exit; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

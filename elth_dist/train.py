@@ -4,6 +4,7 @@ A configuration becomes a graph of jobs; all ranks walk it together, one job aft
 skipped, what was interrupted continues, so that the same command always leads to the same end.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -105,8 +106,10 @@ def run(config: Config) -> None:
             raise UserError(
                 f"method.path: the ticket has {ticket.num_classes} classes, the dataset {dataset.num_classes}"
             )
-        directory.prepare(ranks, config.to_yaml(), environment(ranks), names, options)
-        with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main) as reporter:
+        surroundings = environment(ranks)
+        directory.prepare(ranks, config.to_yaml(), surroundings, names, options)
+        texts = {"config": _code(config.to_yaml()), "environment": _code(json.dumps(surroundings, indent=1))}
+        with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main, texts=texts) as reporter:
             context = Context(ranks, dataset, reporter, stop, watchdog)
             try:
                 for job in jobs:
@@ -131,6 +134,11 @@ def load_ticket(config: Config) -> "Ticket | None":
     if trained != config.model.arch:
         raise UserError(f"model.arch: is {config.model.arch!r}, but method.path and method.transfer make a {trained}")
     return ticket
+
+
+def _code(text: str) -> str:
+    """As a block of code in markdown."""
+    return f"```\n{text}\n```"
 
 
 if __name__ == "__main__":

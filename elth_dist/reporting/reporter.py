@@ -40,6 +40,7 @@ class Reporter:
         enabled: bool,
         interactive: bool | None = None,
         stream: TextIO | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -48,7 +49,9 @@ class Reporter:
             enabled: whether this is rank 0.
             interactive: a progress bar (True) or plain lines (False); None: a bar where `stream` is a terminal.
             stream: where to speak; None: standard output.
+            texts: markdown by tag for TensorBoard's TEXT tab, at the start of each job (config, environment).
         """
+        self._texts = dict(texts or {})
         self.enabled = enabled
         self._tensorboard_folder = tensorboard_folder
         self._metrics = MetricsFile(metrics_path)
@@ -83,6 +86,8 @@ class Reporter:
         for row in kept:
             if row["step"] >= start_step:
                 self._add_scalars(row["step"], {name: value for name, value in row.items() if name not in KEYS})
+        for tag, markdown in self._texts.items():
+            writer.add_text(tag, markdown, start_step)
         self._console.start(job, title, extent)
         if len(kept) < keep_rows:
             self.warn(f"{self._metrics.path}: {keep_rows - len(kept)} rows of {job} are missing")
@@ -171,13 +176,6 @@ class Reporter:
         for summary in hparams_summaries(dict(_flatten(values)), results):
             job.writer.file_writer.add_summary(summary, job.last_step)
         self._add_scalars(job.last_step, results)
-
-    def text(self, tag: str, markdown: str) -> None:
-        """Put a text (the config, the environment) on TensorBoard's TEXT tab, at the step where this attempt began."""
-        if not self.enabled:
-            return
-        job = self._open_job()
-        job.writer.add_text(tag, markdown, job.extent.start)
 
     def finish_job(self) -> None:
         """End the current job: everything it reported is on disk."""

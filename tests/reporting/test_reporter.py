@@ -19,13 +19,16 @@ from elth_dist.reporting.reporter import Reporter
 from elth_dist.sparsity.masks import Masks
 
 
-def open_reporter(folder: Path, *, interactive: bool = False, stream: io.StringIO | None = None) -> Reporter:
+def open_reporter(
+    folder: Path, *, interactive: bool = False, stream: io.StringIO | None = None, texts: dict[str, str] | None = None
+) -> Reporter:
     return Reporter(
         folder / "metrics.jsonl",
         lambda job: folder / "tensorboard" / job,
         enabled=True,
         interactive=interactive,
         stream=stream or io.StringIO(),
+        texts=texts,
     )
 
 
@@ -116,7 +119,6 @@ def test_other_ranks_do_nothing(tmp_path, capsys, ticket):
         assert reporter.rows() == 0
         reporter.say("something")
         reporter.warn("something")
-        reporter.text("config", "text")
         reporter.level_end(1, *ticket, None)
         reporter.hparams({"a": 1}, {"top1": 0.5})
         reporter.finish_job()
@@ -246,9 +248,8 @@ def test_hparams_and_text(tmp_path):
         "seed": 7,
         "data": {"root": None, "name": "digits"},
     }
-    with open_reporter(tmp_path) as reporter:
+    with open_reporter(tmp_path, texts={"config": "    seed: 7"}) as reporter:
         start(reporter, "level-00", step=3)
-        reporter.text("config", "    seed: 7")
         reporter.scalars(9, 2.25, {"train/loss": 1.0})
         reporter.hparams(options, {"top1": 0.5, "top5": 0.75})
         reporter.finish_job()

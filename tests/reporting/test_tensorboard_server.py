@@ -30,11 +30,13 @@ def run(tmp_path_factory) -> Path:
     weights = {"conv1.weight": torch.ones(16, 3, 3, 3)}
 
     def attempt(job: str, first: int, stop: int, keep_rows: int, lr: float) -> None:
-        with Reporter(folder / "metrics.jsonl", lambda job: folder / job, enabled=True, interactive=False) as reporter:
+        texts = {"config": f"lr: **{lr}**"}
+        with Reporter(
+            folder / "metrics.jsonl", lambda job: folder / job, enabled=True, interactive=False, texts=texts
+        ) as reporter:
             reporter.start_job(
                 job, title="a test", start_step=first, total_steps=20, steps_per_epoch=5, keep_rows=keep_rows
             )
-            reporter.text("config", f"lr: **{lr}**")
             for step in range(first + 1, stop + 1):
                 reporter.scalars(step, step / 5, {"train/loss": lr / step})
             if stop == 20:
