@@ -45,6 +45,7 @@ class DdpEngine:
         self._sync_bn = sync_bn
         self._compile = compile_model
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
+        self._outcome: StepOutcome | None = None  # of the step whose gradients are finished
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic
         tf32 = "tf32" if precision == "tf32" else "ieee"
@@ -118,20 +119,26 @@ class DdpEngine:
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def step(self) -> StepOutcome:
+    def finish_gradients(self) -> Tensor:
         optimizer: Any = self._optimizer
         self._scaler.unscale_(optimizer)
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        finite = torch.isfinite(norm)
+        self._outcome = StepOutcome(torch.isfinite(norm), norm)
+        return self._outcome.applied
+
+    def step(self) -> StepOutcome:
+        outcome, self._outcome = self._outcome, None
+        assert outcome is not None, "step() without finish_gradients()"
+        optimizer: Any = self._optimizer
         if self._scaler.is_enabled():
             self._scaler.step(optimizer)
             self._scaler.update()
         else:
-            optimizer.found_inf = (~finite).float()
+            optimizer.found_inf = (~outcome.applied).float()
             optimizer.step()
         optimizer.zero_grad()
-        return StepOutcome(finite, norm)
+        return outcome
 
     def average_batchnorm(self) -> None:
         statistics = [

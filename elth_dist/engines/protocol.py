@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from elth_dist.sparsity.updates import MaskedOptimizer
+from elth_dist.sparsity.updates.protocol import MaskedOptimizer
 
 
 class TrainingOptimizer(MaskedOptimizer, Protocol):
@@ -30,7 +30,7 @@ BuildOptimizer = Callable[[nn.Module], TrainingOptimizer]
 class StepOutcome(NamedTuple):
     """What became of one optimizer step, on the device: reading it is the caller's decision (it synchronises)."""
 
-    applied: Tensor  # 0-d bool: False where a gradient was not finite; then nothing changed, on any rank
+    applied: Tensor  # 0-d bool, finish_gradients()'s: where it is False nothing has changed, on any rank
     grad_norm: Tensor  # 0-d fp32: L2 norm of the global batch's dense gradient
 
 
@@ -61,8 +61,17 @@ class Engine(Protocol):
 
     def backward(self, loss: Tensor) -> None: ...
 
+    def finish_gradients(self) -> Tensor:
+        """Once a step, after its last micro-batch. From here to step(), each parameter's `grad` is what it will use.
+
+        That is the mean over the global batch: unscaled, and dense (nothing is masked yet).
+
+        Returns:
+            0-d bool on the device, the same on every rank: whether all gradients are finite.
+        """
+
     def step(self) -> StepOutcome:
-        """One optimizer step with the mean gradient over all ranks; gradients are cleared."""
+        """One optimizer step with those gradients, unless they are not finite; they are cleared."""
 
     def average_batchnorm(self) -> None:
         """Replace BatchNorm's running statistics by their mean over ranks."""

@@ -16,7 +16,7 @@ from elth_dist.options import Step
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.states import load_state, save_state
 from elth_dist.sparsity.masks import prunable_weights
-from elth_dist.sparsity.updates import MaskUpdate
+from elth_dist.sparsity.updates.protocol import MaskUpdate
 from elth_dist.training.clock import Clock
 from elth_dist.training.context import Context
 from elth_dist.training.evaluation import Evaluation, evaluate
@@ -165,10 +165,11 @@ class _Training:
                 loss = F.cross_entropy(logits, batch.labels, label_smoothing=options.label_smoothing)
                 engine.backward(loss / options.accumulate)
             self._meters.add_batch(loss.detach(), logits.detach(), batch.labels)
-        if self._update.before_step(self.step):
+        finite = engine.finish_gradients()
+        if self._update.before_step(self.step, finite):
             engine.optimizer.skip_next()
         outcome = engine.step()
-        self._update.after_step(self.step, outcome.applied)
+        self._update.after_step(self.step, finite)
         self._meters.add_step(outcome)
         self.step += 1
 
@@ -227,21 +228,21 @@ class _Training:
                 "step": self.step,
                 "loader": self._loader.state_dict(),
                 "meters": self._meters.state_dict(),
-                "update": self._update.state_dict(),
                 "evaluation": None if self._evaluation is None else list(self._evaluation),
                 "rows": self._context.reporter.rows(),
                 "rng_cpu": torch.get_rng_state(),
                 "rng_cuda": torch.cuda.get_rng_state() if ranks.device.type == "cuda" else None,
             }
             save_state(folder / f"loop-{rank:05d}.safetensors", own)
+            if ranks.is_main:  # equal on every rank
+                save_state(folder / "update.safetensors", self._update.state_dict())
 
         with self._clock.paused():
             self._checkpoints.save(self.step, write)
 
     def resume(self) -> None:
-        """Prove that all ranks start alike; then restore the newest checkpoint, if there is one."""
+        """Restore the newest checkpoint, if there is one; then prove that all ranks start alike."""
         task, ranks, reporter = self._task, self._context.ranks, self._context.reporter
-        self._prove_agreement()
         folder = self._checkpoints.newest()
         rows = 0
         if folder is None:
@@ -252,13 +253,14 @@ class _Training:
             self.step, rows = own["step"], own["rows"]
             self._loader.load_state_dict(own["loader"])
             self._meters.load_state_dict(own["meters"])
-            self._update.load_state_dict(own["update"])
+            self._update.load_state_dict(load_state(folder / "update.safetensors"))
             self._evaluation = None if own["evaluation"] is None else Evaluation(*own["evaluation"])
             torch.set_rng_state(own["rng_cpu"])
             if own["rng_cuda"] is not None:
                 torch.cuda.set_rng_state(own["rng_cuda"])
         model, architecture = self._engine.model, architecture_of(self._engine.model)
         self._update.begin(prunable_weights(model, architecture.excluded), self._engine.optimizer)
+        self._prove_agreement()
         reporter.start_job(
             task.name,
             title=task.title,

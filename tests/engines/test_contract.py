@@ -73,7 +73,9 @@ def train(engine: Engine, ranks: Ranks, steps: Steps, accumulate: int = 1) -> li
             with engine.micro_step(last=number == accumulate - 1):
                 loss = F.cross_entropy(engine.forward(x.to(memory_format=torch.channels_last)), y)
                 engine.backward(loss / accumulate)
+        finite = engine.finish_gradients()
         outcome = engine.step()
+        assert torch.equal(finite, outcome.applied)
         outcomes.append((bool(outcome.applied), float(outcome.grad_norm)))
     return outcomes
 

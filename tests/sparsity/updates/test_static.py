@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.sparsity.updates import MaskUpdate, StaticMask
+from elth_dist.sparsity.updates.protocol import MaskUpdate
+from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.training.masked_sgd import MaskedSGD
 
 
@@ -27,7 +28,7 @@ def test_static_masks_hold_over_a_training_as_the_loop_runs_it(momentum: float) 
         update.before_forward(step)
         optimizer.zero_grad()
         model(torch.randn(4, 2, 4, 4)).square().sum().backward()
-        assert not update.before_step(step)
+        assert not update.before_step(step, True)
         optimizer.step()
         update.after_step(step, True)
         update.check()
