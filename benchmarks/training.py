@@ -48,6 +48,7 @@ def ours(args: argparse.Namespace, ranks: Ranks, loader: TrainLoader, density: f
             loss = F.cross_entropy(logits, batch.labels)
             engine.backward(loss)
         meters.add_batch(loss.detach(), logits.detach(), batch.labels)
+        engine.finish_gradients()
         meters.add_step(engine.step())
 
     return step

@@ -59,6 +59,7 @@ def test_no_step_waits_for_the_device(precision: str) -> None:
             loss = torch.nn.functional.cross_entropy(logits, labels)
             engine.backward(loss)
         meters.add_batch(loss.detach(), logits.detach(), labels)
+        engine.finish_gradients()
         meters.add_step(engine.step())
 
     for _ in range(3):  # cuDNN chooses its kernels
