@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -24,7 +25,7 @@ from pydantic_settings import (
 from elth_dist.data.options import DataOptions
 from elth_dist.engines.options import EngineOptions
 from elth_dist.errors import UserError
-from elth_dist.jobs.options import ImpMethod, Method, Setting
+from elth_dist.jobs.options import OF_COPIES, Control, ImpMethod, Method, Setting
 from elth_dist.models.options import ModelOptions
 from elth_dist.runtime.options import RunOptions
 from elth_dist.training.options import TrainOptions
@@ -49,9 +50,12 @@ class Config(BaseSettings):
     def _transfers_exist(self) -> Self:
         for number, branch in enumerate(self.method.transfers if isinstance(self.method, ImpMethod) else ()):
             try:
-                branch.plan_from(self.model.arch)
+                plan = branch.plan_from(self.model.arch)
             except UserError as error:
                 raise ValueError(f"method.transfers.{number}: {error}") from None
+            of_copies = [control.name for control in branch.controls if control.name in OF_COPIES]
+            if of_copies and not any(plan.copies):
+                raise ValueError(f"method.transfers.{number}.controls: {of_copies[0]}, but {plan.text} copies no unit")
         return self
 
     @property
@@ -185,10 +189,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _one_line(error: ValidationError, overrides: Mapping[str, Any], file: str | None) -> str:
     """The first problem that pydantic found, as `option: what is wrong`, with the nearest valid name if it helps."""
     first = error.errors(include_url=False)[0]
-    methods = [method.model_fields["name"].default for method in get_args(get_args(Method)[0])]
-    parts = [str(part) for part in first["loc"]]
-    if parts[:1] == ["method"] and parts[1:2] and parts[1] in methods:
-        del parts[1]  # pydantic puts the union's tag there
+    parts = _without_tags(first["loc"])
     option = ".".join(parts)
     where = f" (in {file})" if file and not _holds(overrides, parts) else ""
     message = first["msg"].removeprefix("Value error, ")
@@ -199,14 +200,28 @@ def _one_line(error: ValidationError, overrides: Mapping[str, Any], file: str | 
             return f"{option}: no such option{where}{_nearest(option, set(option_names(Config)))}"
         case "missing":
             return f"{option}: is required{where}; give it in the file or as --{option}"
-        case "union_tag_not_found":
-            return f"method.name: is required{where}; valid are {', '.join(methods)}"
-        case "union_tag_invalid":
-            return f"method.name: {first['input']['name']!r} is no method{where}; valid are {', '.join(methods)}"
+        case "union_tag_not_found" | "union_tag_invalid":
+            return _no_alternative(option, first, where)
         case "value_error":  # our own validators, which name the value
             return f"{option}: {message}{where}" if option else f"{message}{where}"
         case _:
             return f"{option}: {message}, got {first['input']!r}{where}"
+
+
+def _without_tags(location: Sequence[int | str]) -> list[str]:
+    """The option's path, without the tag that pydantic puts behind the place of each alternative."""
+    places = [index for index, part in enumerate(location) if part == "method" or location[index - 1] == "controls"]
+    return [str(part) for index, part in enumerate(location) if index - 1 not in places]
+
+
+def _no_alternative(option: str, error: ErrorDetails, where: str) -> str:
+    """No name, or one that is none, where it decides what the other options are."""
+    what, union = ("method", Method) if option == "method" else ("control", Control)
+    kinds = get_args(get_args(union)[0])
+    valid = [name for kind in kinds for name in get_args(kind.model_fields["name"].annotation)]
+    if error["type"] == "union_tag_not_found":
+        return f"{option}.name: is required{where}; valid are {', '.join(valid)}"
+    return f"{option}.name: {error['input']['name']!r} is no {what}{where}; valid are {', '.join(valid)}"
 
 
 def _holds(nested: Any, path: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.errors import DisagreementError, OneRankError, UserError
 from elth_dist.jobs.graph import identities, parts, plan
-from elth_dist.jobs.options import ImpMethod, TicketMethod
+from elth_dist.jobs.options import OF_COPIES, AtDensity, ImpMethod, PrunedMethod, ReinitMethod, TicketMethod
 from elth_dist.runtime.environment import environment_ranks
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def check_size(config: Config, num_train: int, rank: int, world_size: int, rewin
     train, method = config.train, config.method
     steps = TrainPlan(0, num_train, train.global_batch, train.accumulate, rank, world_size).steps_per_epoch
     where = "the ticket's rewind step"
-    if isinstance(method, ImpMethod):
+    if isinstance(method, ImpMethod | PrunedMethod):
         rewind_step = method.rewind.iterations(steps)
         where = f"method.rewind: {method.rewind}"
     if rewind_step is not None and rewind_step >= train.epochs * steps:
@@ -88,8 +88,8 @@ def run(config: Config) -> None:
     from elth_dist.training.context import Context
     from elth_dist.training.loop import Stopped
 
-    ticket = load_ticket(config)
-    files = {config.method.path: ticket.hash} if isinstance(config.method, TicketMethod) and ticket else {}
+    path, ticket = load_ticket(config)
+    files = {} if ticket is None else {path: ticket.hash}
     jobs = plan(config.method, config.setting)
     names, options = identities(jobs, files), parts(jobs, files)
     with (
@@ -100,12 +100,11 @@ def run(config: Config) -> None:
     ):
         dtype = image_dtype(config.train.precision)
         dataset = open_dataset(config.data, ranks, default_root=directory.digits, dtype=dtype)
-        rewind_step = None if ticket is None else ticket.meta.rewind_step
+        trained = ticket if isinstance(config.method, TicketMethod | ReinitMethod) else None
+        rewind_step = None if trained is None else trained.meta.rewind_step
         check_size(config, dataset.num_train, ranks.rank, ranks.world_size, rewind_step)
-        if ticket is not None and ticket.num_classes != dataset.num_classes:
-            raise UserError(
-                f"method.path: the ticket has {ticket.num_classes} classes, the dataset {dataset.num_classes}"
-            )
+        if trained is not None and trained.num_classes != dataset.num_classes:
+            raise UserError(f"{path}: the ticket has {trained.num_classes} classes, the dataset {dataset.num_classes}")
         surroundings = environment(ranks)
         directory.prepare(ranks, config.to_yaml(), surroundings, names, options)
         texts = {"config": _code(config.to_yaml()), "environment": _code(json.dumps(surroundings, indent=1))}
@@ -123,17 +122,30 @@ def run(config: Config) -> None:
             ranks.barrier()
 
 
-def load_ticket(config: Config) -> "Ticket | None":
-    """The ticket file that the method names, if it does. UserError if it is none, or makes no `model.arch`."""
-    if not isinstance(config.method, TicketMethod):
-        return None
+def load_ticket(config: Config) -> "tuple[str, Ticket | None]":
+    """The ticket file that the method names ("" and None if none). UserError if it is no ticket, or does not fit."""
+    method, arch = config.method, config.model.arch
+    if not isinstance(method, TicketMethod | ReinitMethod | AtDensity):
+        return "", None
+    path = method.path if isinstance(method, TicketMethod) else method.like
+    if path is None:
+        return "", None
     from elth_dist.tickets.ticket import Ticket
 
-    ticket, transfer = Ticket.load(config.method.path), config.method.transfer
-    trained = ticket.arch if transfer is None else transfer.plan_from(ticket.arch).target
-    if trained != config.model.arch:
-        raise UserError(f"model.arch: is {config.model.arch!r}, but method.path and method.transfer make a {trained}")
-    return ticket
+    ticket = Ticket.load(path)
+    if isinstance(method, TicketMethod):
+        trained = ticket.arch if method.transfer is None else method.transfer.plan_from(ticket.arch).target
+        if trained != arch:
+            raise UserError(f"model.arch: is {arch!r}, but method.path and method.transfer make a {trained}")
+        plan = ticket.meta.plan if method.transfer is None else method.transfer.plan_from(ticket.arch)
+        if method.control in OF_COPIES and (plan is None or not any(plan.copies)):
+            raise UserError(f"method.control: {method.control}, but no unit of the {trained} is a transfer's copy")
+    elif ticket.arch != arch and (
+        isinstance(method, ReinitMethod)
+        or (isinstance(method, PrunedMethod) and method.criterion.matched == "layerwise")
+    ):
+        raise UserError(f"method.like: is a {ticket.arch} ticket, whose layers are not those of {arch!r}")
+    return path, ticket
 
 
 def _code(text: str) -> str:

@@ -39,7 +39,9 @@ def test_shipped_config_is_valid_and_says_how_to_run_it(path: Path) -> None:
 
 def test_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
     explicit = ["--method.transfers", '[{"to": "resnet8_cifar", "plan": "0:0"}, {"to": "resnet20_cifar"}]']
-    for arguments in ([], explicit, ["--train.lr_batch", "256"]):
+    controls = ["--method.controls", '["reinit", {"name": "grasp", "batches": 2}]']
+    random = ["--method.name=random", "--method.density=0.1"]
+    for arguments in ([], explicit, controls, random, ["--train.lr_batch", "256"]):
         config = read_config([*QUICKSTART, *arguments]).config
         file = tmp_path / "resolved.yaml"
         file.write_text(config.to_yaml())
@@ -73,7 +75,17 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         (["--train.global_batch", "many"], "train.global_batch"),
         (["--method.rewind", "5x"], "method.rewind: '5x' is no step: write '5ep' (epochs), '1000it' (iterations) or 0"),
         (["--method.prune_fraction", "1.0"], "method.prune_fraction: Input should be less than 1"),
-        (["--method.name", "impp"], "method.name: 'impp' is no method; valid are imp, dense, ticket"),
+        (["--method.name", "impp"], "method.name: 'impp' is no method; valid are imp, dense, ticket, magnitude, snip"),
+        (["--method.name", "snip"], "method: needs either density or like (a ticket file)"),
+        (["--method.name", "snip", "--method.density", "0"], "method.density: Input should be greater than 0"),
+        (["--method.controls=[snap]"], "method.controls.0.name: 'snap' is no control"),
+        (["--method.controls", '[{"batches": 3}]'], "method.controls.0.name: is required"),
+        (["--method.controls", '[{"name": "snip", "batchs": 3}]'], "method.controls.0.batchs: no such option"),
+        (["--method.controls=[shuffled_copies]"], "shuffled_copies is for the controls of a transfer"),
+        (
+            ["--method.transfers", '[{"to": "resnet8_cifar", "controls": ["snip_copies"]}]'],
+            "method.transfers.0.controls: snip_copies, but 0:0|0:0|0:0 copies no unit",
+        ),
         (["--model.arch", "resnet19"], "did you mean 'resnet18'?"),
         (["--train.accumulate", "3"], "train: global_batch 64 is not a multiple of accumulate 3"),
         (["--method.name=dense", "--method.levels=3"], "method.levels: is no option of method 'dense'"),

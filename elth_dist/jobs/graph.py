@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elth_dist.jobs.options import (
+    Altered,
     Control,
     DenseMethod,
     ImpMethod,
@@ -16,12 +17,18 @@ from elth_dist.jobs.options import (
     MaskJob,
     Method,
     PretrainJob,
+    PrunedMethod,
+    PruneJob,
+    ReinitMethod,
     Setting,
+    SnipCopies,
     TicketMethod,
     TrainJob,
     TransferBranch,
     TransferJob,
 )
+from elth_dist.options import Step
+from elth_dist.sparsity.options import Snip
 
 #: Part of every identity: raised when the meaning of an option or of a job changes.
 GRAPH_VERSION = 1
@@ -67,77 +74,134 @@ def identities(jobs: Sequence[Job], files: Mapping[str, str] | None = None) -> d
 
 def plan(method: Method, setting: Setting) -> list[Job]:
     """The jobs of a method, each after those it needs."""
+    graph = _Graph()
     match method:
         case ImpMethod():
-            return _plan_imp(method, setting)
+            _plan_imp(graph, method, setting)
         case DenseMethod():
-            return [_dense(setting)]
+            _dense(graph, setting)
         case TicketMethod():
-            return _plan_ticket(method, setting)
+            _plan_ticket(graph, method, setting)
+        case PrunedMethod():
+            theta_r = graph.add("pretrain", PretrainJob(setting=setting, rewind=method.rewind))
+            options = PruneJob(setting=setting, criterion=method.criterion, density=method.density, path=method.like)
+            graph.add("train", _train(setting), ticket=graph.add("mask", options, ticket=theta_r))
+        case ReinitMethod():
+            graph.add("train", _train(setting, control="reinit", path=method.like))
+    return graph.jobs
 
 
-def _plan_imp(method: ImpMethod, setting: Setting) -> list[Job]:
-    jobs = [Job("pretrain", PretrainJob(setting=setting, rewind=method.rewind))]
+class _Graph:
+    """Jobs in the order in which they were added."""
 
-    def ticket_of(level: int) -> str:
-        return _mask_name(level) if level else "pretrain"
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
 
+    @property
+    def jobs(self) -> list[Job]:
+        return list(self._jobs.values())
+
+    def add(self, name: str, options: JobOptions, **inputs: str) -> str:
+        """Add a job, unless the very same one is there by this name; another one by it makes this one `name-2`, ...
+
+        Returns its name, which plays a role among the inputs of others.
+        """
+        for candidate in itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2))):
+            job = Job(candidate, options, inputs)
+            if self._jobs.setdefault(candidate, job) == job:
+                return candidate
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where controls stand: beside the ticket of the job `ticket`, whose network `setting` trains."""
+
+    name: str
+    setting: Setting
+    ticket: str
+    rewind: Step
+    theta_r: str  # the job that leaves it, or is to
+
+
+def _plan_imp(graph: _Graph, method: ImpMethod, setting: Setting) -> None:
+    tickets = [graph.add("pretrain", PretrainJob(setting=setting, rewind=method.rewind))]
     for level in range(method.levels + 1):
+        previous = {}
         if level:
-            inputs = {"ticket": ticket_of(level - 1), "trained": _level_name(level - 1)}
-            jobs.append(Job(_mask_name(level), MaskJob(level=level, prune_fraction=method.prune_fraction), inputs))
+            options = MaskJob(level=level, prune_fraction=method.prune_fraction)
+            trained = _level_name(level - 1)
+            tickets.append(graph.add(f"mask-{level:02d}", options, ticket=tickets[-1], trained=trained))
+            previous = {"previous": tickets[-2]}
         order = _level_name(level) if method.data_order == "per_level" else "level"
-        inputs = {"ticket": ticket_of(level)} | ({"previous": ticket_of(level - 1)} if level else {})
-        jobs.append(Job(_level_name(level), LevelJob(setting=setting, level=level, data_order=order), inputs))
-    last = ticket_of(method.levels)
-    jobs += _controls(method.controls, setting, last)
+        training = LevelJob(setting=setting, level=level, data_order=order)
+        graph.add(_level_name(level), training, ticket=tickets[-1], **previous)
+    own = _Place(setting.model.arch, setting, tickets[-1], method.rewind, "pretrain")
+    for control in method.controls:
+        _add_control(graph, control, own)
     names: set[str] = set()
     for branch in method.transfers:
         name = _branch_name(branch, method.levels, names)
         names.add(name)
         target = setting.model_copy(update={"model": setting.model.model_copy(update={"arch": branch.to})})
-        source = last if branch.level is None else ticket_of(branch.level)
-        jobs.append(Job(f"transfer-{name}", TransferJob(transfer=branch.rules), {"ticket": source}))
-        jobs.append(Job(f"train-{name}", TrainJob(setting=target, data_order="train"), {"ticket": f"transfer-{name}"}))
-        jobs += _controls(branch.controls, target, f"transfer-{name}", suffix=name)
-    unique: dict[str, Job] = {}
-    for job in jobs:  # two branches to one architecture share its dense control
-        unique.setdefault(job.name, job)
-    return list(unique.values())
+        source = tickets[-1 if branch.level is None else branch.level]
+        moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=source)
+        graph.add(f"train-{name}", _train(target), ticket=moved)
+        theta_r = "pretrain" if target == setting else f"pretrain-{branch.to}"
+        place = _Place(name, target, moved, method.rewind, theta_r)
+        for control in branch.controls:
+            _add_control(graph, control, place)
 
 
-def _plan_ticket(method: TicketMethod, setting: Setting) -> list[Job]:
-    if method.transfer is None:
-        options = TrainJob(setting=setting, data_order="train", control=method.control, path=method.path)
-        return [Job("train", options)]
-    return [
-        Job("transfer", TransferJob(transfer=method.transfer, path=method.path)),
-        Job("train", TrainJob(setting=setting, data_order="train", control=method.control), {"ticket": "transfer"}),
-    ]
+def _plan_ticket(graph: _Graph, method: TicketMethod, setting: Setting) -> None:
+    path: str | None = method.path
+    inputs = {}
+    if method.transfer is not None:
+        inputs["ticket"] = graph.add("transfer", TransferJob(transfer=method.transfer, path=path))
+        path = None
+    if method.control != "snip_copies":
+        graph.add("train", _train(setting, control=method.control, path=path), **inputs)
+        return
+    options = PruneJob(setting=setting, criterion=_SNIP_COPIES, path=path, copies=True)
+    likes = {"like": inputs["ticket"]} if inputs else {}
+    graph.add("train", _train(setting), ticket=graph.add("mask", options, **inputs, **likes))
 
 
-def _controls(controls: Sequence[Control], setting: Setting, ticket: str, suffix: str | None = None) -> list[Job]:
-    jobs = []
-    for control in controls:
-        if control == "dense":
-            jobs.append(_dense(setting))
-        else:
-            name = f"random-{suffix or setting.model.arch}"
-            options = TrainJob(setting=setting, data_order="train", control=control)
-            jobs.append(Job(name, options, {"ticket": ticket}))
-    return jobs
+#: SNIP's masks at each layer's density, in what a transfer copied.
+_SNIP_COPIES = Snip(matched="layerwise")
 
 
-def _dense(setting: Setting) -> Job:
-    return Job(f"dense-{setting.model.arch}", TrainJob(setting=setting, data_order="pretrain", control="dense"))
+def _add_control(graph: _Graph, control: Control, place: _Place) -> None:
+    """One experiment beside a ticket, and what it needs first."""
+    name, setting = f"{control.name}-{place.name}", place.setting
+    match control:
+        case Altered(name="dense"):
+            _dense(graph, setting)
+        case Altered():
+            graph.add(name, _train(setting, control=control.name), ticket=place.ticket)
+        case SnipCopies():
+            criterion = _SNIP_COPIES.model_copy(update={"batches": control.batches})
+            options = PruneJob(setting=setting, criterion=criterion, copies=True)
+            mask = graph.add(f"mask-{name}", options, ticket=place.ticket, like=place.ticket)
+            graph.add(name, _train(setting), ticket=mask)
+        case _:
+            theta_r = graph.add(place.theta_r, PretrainJob(setting=setting, rewind=place.rewind))
+            options = PruneJob(setting=setting, criterion=control)
+            mask = graph.add(f"mask-{name}", options, ticket=theta_r, like=place.ticket)
+            graph.add(name, _train(setting), ticket=mask)
+
+
+def _dense(graph: _Graph, setting: Setting) -> None:
+    options = TrainJob(setting=setting, data_order="pretrain", control="dense")
+    graph.add(f"dense-{setting.model.arch}", options)
+
+
+def _train(setting: Setting, **options: Any) -> TrainJob:
+    return TrainJob(setting=setting, data_order="train", **options)
 
 
 def _level_name(level: int) -> str:
     return f"level-{level:02d}"
-
-
-def _mask_name(level: int) -> str:
-    return f"mask-{level:02d}"
 
 
 def _branch_name(branch: TransferBranch, levels: int, taken: Container[str]) -> str:

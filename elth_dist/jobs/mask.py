@@ -2,7 +2,7 @@
 
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.options import MaskJob
-from elth_dist.jobs.training import ticket_metrics
+from elth_dist.jobs.training import finish_masks
 from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.selection import Threshold, exact_count, prune
 from elth_dist.tickets.ticket import Ticket
@@ -25,13 +25,4 @@ def run(options: MaskJob, job: JobContext) -> Metrics:
         exact_count(options.prune_fraction, masks.kept),
         share=lambda threshold: Threshold(*ranks.broadcast_json(list(threshold))),
     )
-    ranks.require_equal(f"masks of {job.name}", pruned.hashes())
-    for name in pruned.collapsed():
-        job.training.reporter.warn(f"{job.name}: layer collapse: nothing is left of {name}")
-    meta = ticket.meta.model_copy(
-        update={"level": options.level, "criterion": "magnitude", "parent": ticket.hash, "config": job.identity}
-    )
-    made = Ticket(ticket.arch, ticket.weights, pruned.to("cpu"), meta)
-    if job.is_main:
-        made.save(job.folder.ticket)
-    return ticket_metrics(made)
+    return finish_masks(job, ticket, pruned.to("cpu"), criterion="magnitude", level=options.level)

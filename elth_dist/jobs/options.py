@@ -1,17 +1,59 @@
 """The methods a user can name, and what each kind of job needs to know. No torch here: plans are made anywhere."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from elth_dist.data.options import DataOptions
 from elth_dist.engines.options import EngineOptions
 from elth_dist.models.options import ModelOptions
 from elth_dist.options import Options, Step
+from elth_dist.sparsity.options import Criterion, Grasp, Magnitude, Random, Snip, Synflow
 from elth_dist.tickets.options import TransferOptions
 from elth_dist.training.options import TrainOptions
 
-Control = Literal["dense", "random"]
+_Part = TypeVar("_Part", bound=Options)
+
+
+def _only(kind: type[_Part], whole: Options) -> _Part:
+    """The options of `kind` among those of a class derived from it."""
+    return kind(**{name: getattr(whole, name) for name in kind.model_fields})
+
+
+# --------------------------------------------------------------------------------------------------- controls
+
+
+class Altered(Options):
+    """What is made of a ticket by changing it, or of its network without it."""
+
+    name: Literal["dense", "random", "reinit", "random_reinit", "shuffled_copies"] = Field(
+        description="dense: one uninterrupted training; random: its masks permuted within each layer; reinit: its "
+        "masks on a fresh initialisation; random_reinit: both; shuffled_copies: masks permuted in a transfer's copies"
+    )
+
+
+class SnipCopies(Options):
+    """The ticket with SNIP's masks in what the transfer copied, at each layer's density (E-LTH, figure 3)."""
+
+    name: Literal["snip_copies"] = "snip_copies"
+    batches: Annotated[int, Field(ge=1, le=1 << 20)] | None = Field(
+        default=None, description="global batches that SNIP's gradient is averaged over; null: 1"
+    )
+
+
+def _by_name(value: Any) -> Any:
+    """A control without options is written as its name alone."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+#: An experiment beside a ticket, at its density. Those that prune, at theta_r of the network's own pretraining.
+Control = Annotated[
+    Annotated[Altered | Magnitude | Snip | Grasp | Synflow | SnipCopies, Field(discriminator="name")],
+    BeforeValidator(_by_name),
+]
+
+#: Controls that only a transferred ticket has.
+OF_COPIES = ("shuffled_copies", "snip_copies")
 
 # ---------------------------------------------------------------------------------------------------- methods
 
@@ -21,13 +63,13 @@ class TransferBranch(TransferOptions):
 
     level: Annotated[int, Field(ge=0)] | None = Field(default=None, description="ticket of this level; null: the last")
     controls: tuple[Control, ...] = Field(
-        default=(), description="beside it, on the target: dense, or random masks of the same layer densities"
+        default=(), description="beside it, on the target and at its density: names, or objects with a name and options"
     )
 
     @property
     def rules(self) -> TransferOptions:
         """The transfer alone, without what is made of it."""
-        return TransferOptions(**{name: getattr(self, name) for name in TransferOptions.model_fields})
+        return _only(TransferOptions, self)
 
 
 class ImpMethod(Options):
@@ -44,8 +86,15 @@ class ImpMethod(Options):
     )
     transfers: tuple[TransferBranch, ...] = ()
     controls: tuple[Control, ...] = Field(
-        default=(), description="beside the last ticket: dense (one uninterrupted training), random (masks permuted)"
+        default=(), description="beside the last ticket, at its density: names, or objects with a name and options"
     )
+
+    @model_validator(mode="after")
+    def _nothing_was_copied(self) -> Self:
+        for number, control in enumerate(self.controls):
+            if control.name in OF_COPIES:
+                raise ValueError(f"controls.{number}: {control.name} is for the controls of a transfer, which copies")
+        return self
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:
@@ -67,12 +116,80 @@ class TicketMethod(Options):
     name: Literal["ticket"] = "ticket"
     path: str = Field(description="the ticket file")
     transfer: TransferOptions | None = None
-    control: Literal["random", "reinit"] | None = Field(
-        default=None, description="random: masks permuted within each layer; reinit: the mask on a fresh initialisation"
+    control: Literal["random", "reinit", "random_reinit", "shuffled_copies", "snip_copies"] | None = Field(
+        default=None,
+        description="random: masks permuted within each layer; reinit: the mask on a fresh initialisation; "
+        "random_reinit: both; of what a transfer copied, shuffled_copies: masks permuted, snip_copies: SNIP's masks",
     )
 
 
-Method = Annotated[ImpMethod | DenseMethod | TicketMethod, Field(discriminator="name")]
+class AtDensity(Options):
+    """What a method of its own says, and what a control has from the ticket that it stands beside."""
+
+    density: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="kept fraction of the prunable weights"
+    )
+    like: str | None = Field(default=None, description="or a ticket file: of its density")
+
+    @model_validator(mode="after")
+    def _one_density(self) -> Self:
+        if (self.density is None) == (self.like is None):
+            raise ValueError("needs either density or like (a ticket file)")
+        return self
+
+
+class PrunedMethod(AtDensity):
+    """Prune a network at its rewinding weights, then train it (E-LTH, section 4: pruning at theta_r)."""
+
+    rewind: Step = Field(default=Step.parse("1000it"), description="where it is pruned: '5ep', '1000it' or 0")
+
+    @property
+    def criterion(self) -> Criterion:
+        """What it is pruned by."""
+        kind = next(kind for kind in get_args(Criterion) if isinstance(self, kind))
+        found: Criterion = _only(kind, self)
+        return found
+
+
+class MagnitudeMethod(PrunedMethod, Magnitude):
+    """One-shot magnitude pruning at theta_r."""
+
+
+class SnipMethod(PrunedMethod, Snip):
+    """SNIP at theta_r."""
+
+
+class GraspMethod(PrunedMethod, Grasp):
+    """GraSP at theta_r."""
+
+
+class SynflowMethod(PrunedMethod, Synflow):
+    """SynFlow at theta_r."""
+
+
+class RandomMethod(PrunedMethod, Random):
+    """Random masks at theta_r."""
+
+
+class ReinitMethod(Options):
+    """A ticket's masks on a fresh initialisation, trained as the ticket is."""
+
+    name: Literal["reinit"] = "reinit"
+    like: str = Field(description="the ticket file")
+
+
+Method = Annotated[
+    ImpMethod
+    | DenseMethod
+    | TicketMethod
+    | MagnitudeMethod
+    | SnipMethod
+    | GraspMethod
+    | SynflowMethod
+    | RandomMethod
+    | ReinitMethod,
+    Field(discriminator="name"),
+]
 
 
 # ------------------------------------------------------------------------------------------------------- jobs
@@ -113,6 +230,22 @@ class MaskJob(Options):
     prune_fraction: float
 
 
+class PruneJob(Options):
+    """Prune at theta_r. Inputs: ticket (theta_r); like (the ticket whose density is matched), or `path`, or `density`.
+
+    The masks that it starts from are dense.
+    """
+
+    kind: Literal["mask"] = "mask"
+    setting: Setting
+    criterion: Criterion = Field(discriminator="name")
+    density: float | None = None
+    path: str | None = Field(default=None, description="a ticket file from elsewhere, in the place of the input `like`")
+    copies: bool = Field(
+        default=False, description="only in the layers that a transfer made as copies; elsewhere as `like`"
+    )
+
+
 class TransferJob(Options):
     """Elastic ticket transformation to another depth. Inputs: ticket, or `path` for a ticket file from elsewhere."""
 
@@ -127,8 +260,8 @@ class TrainJob(Options):
     kind: Literal["train"] = "train"
     setting: Setting
     data_order: str
-    control: Literal["random", "reinit", "dense"] | None = None
+    control: Literal["dense", "random", "reinit", "random_reinit", "shuffled_copies"] | None = None
     path: str | None = None
 
 
-JobOptions = PretrainJob | LevelJob | MaskJob | TransferJob | TrainJob
+JobOptions = PretrainJob | LevelJob | MaskJob | PruneJob | TransferJob | TrainJob

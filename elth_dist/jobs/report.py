@@ -1,24 +1,25 @@
 """What a run says at its end: a table and a figure of everything it trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from elth_dist.jobs.graph import Job
-from elth_dist.jobs.options import LevelJob, TrainJob
+from elth_dist.jobs.options import LevelJob, PruneJob, TrainJob
 from elth_dist.reporting.plots import plot_top1
 from elth_dist.reporting.tables import ResultRow, print_table, render_markdown
 from elth_dist.runtime.files import write_atomically
-from elth_dist.runtime.run_directory import JobFolder, RunDirectory
+from elth_dist.runtime.run_directory import RunDirectory
 
 
 def result_rows(jobs: Sequence[Job], run: RunDirectory) -> list[ResultRow]:
     """One row for each job that trained a network to the end, in the graph's order."""
     rows = []
+    by_name = {job.name: job for job in jobs}
     for job in jobs:
         match job.options:
             case LevelJob():
                 what = "IMP"
             case TrainJob():
-                what = _what(job.options, run.job(job.inputs["ticket"]) if "ticket" in job.inputs else None)
+                what = _what(job, by_name, run)
             case _:
                 continue
         found = run.job(job.name).read().metrics
@@ -42,15 +43,45 @@ def write_report(jobs: Sequence[Job], run: RunDirectory, *, title: str) -> None:
     )
 
 
-def _what(options: TrainJob, ticket: JobFolder | None) -> str:
-    if options.control == "dense":
+_CRITERIA = {
+    "magnitude": "magnitude",
+    "snip": "SNIP",
+    "grasp": "GraSP",
+    "synflow": "SynFlow",
+    "random": "random masks",
+}
+_CONTROLS = {
+    "random": "random masks",
+    "reinit": "reinit",
+    "random_reinit": "random masks, reinit",
+    "shuffled_copies": "shuffled copies",
+}
+
+
+def _what(job: Job, jobs: Mapping[str, Job], run: RunDirectory) -> str:
+    """What a `train` job trained."""
+    assert isinstance(job.options, TrainJob)
+    control = job.options.control
+    if control == "dense":
         return "dense"
-    made = {} if ticket is None else ticket.read().metrics
-    origin = f"ETT <- {made['source_arch']}" if "source_arch" in made else "ticket"
-    match options.control:
-        case None:
-            return origin
-        case "random":
-            return f"random masks ({origin})"
-        case "reinit":
-            return f"reinit ({origin})"
+    source = jobs[job.inputs["ticket"]] if "ticket" in job.inputs else None
+    if source is not None and isinstance(source.options, PruneJob):
+        pruned = _pruned(source.options)
+        if not source.options.copies or "ticket" not in source.inputs:
+            return pruned
+        return f"{pruned} ({_origin(jobs[source.inputs['ticket']], run)})"
+    origin = _origin(source, run)
+    return origin if control is None else f"{_CONTROLS[control]} ({origin})"
+
+
+def _pruned(options: PruneJob) -> str:
+    criterion = options.criterion
+    details = ["layer-wise"] if criterion.matched == "layerwise" and not options.copies else []
+    details += ["ELTH code"] if getattr(criterion, "variant", None) == "elth_code" else []
+    name = f"{_CRITERIA[criterion.name]} in the copies" if options.copies else _CRITERIA[criterion.name]
+    return f"{name}, {', '.join(details)}" if details else name
+
+
+def _origin(source: Job | None, run: RunDirectory) -> str:
+    made = {} if source is None else run.job(source.name).read().metrics
+    return f"ETT <- {made['source_arch']}" if "source_arch" in made else "ticket"

@@ -5,10 +5,10 @@ import time
 from collections.abc import Mapping
 
 from elth_dist.errors import UserError
-from elth_dist.jobs import level, mask, pretrain, train, transfer
+from elth_dist.jobs import level, mask, pretrain, prune, train, transfer
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.graph import Job
-from elth_dist.jobs.options import LevelJob, MaskJob, PretrainJob, TrainJob, TransferJob
+from elth_dist.jobs.options import LevelJob, MaskJob, PretrainJob, PruneJob, TrainJob, TransferJob
 from elth_dist.runtime.run_directory import JobFolder, RunDirectory
 from elth_dist.training.context import Context
 
@@ -74,6 +74,8 @@ def _do(job: Job, context: JobContext) -> Metrics:
             return level.run(job.options, context)
         case MaskJob():
             return mask.run(job.options, context)
+        case PruneJob():
+            return prune.run(job.options, context)
         case TransferJob():
             return transfer.run(job.options, context)
         case TrainJob():

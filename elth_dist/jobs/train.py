@@ -13,7 +13,7 @@ from elth_dist.jobs.training import (
 from elth_dist.models.families import architecture
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
-from elth_dist.tickets.controls import random_masks, reinitialised
+from elth_dist.tickets.controls import random_masks, reinitialised, shuffled_copies
 from elth_dist.tickets.weights import save_weights
 
 
@@ -23,14 +23,19 @@ def run(options: TrainJob, job: JobContext) -> Metrics:
     if options.control == "dense":
         return _train_dense(options, job)
     ticket = load_ticket(options.path, job)
-    title = f"{ticket.arch} ticket"
-    if options.control == "random":
-        ticket = random_masks(ticket, derive_seed(setting.seed, "random", job.name))
-        title = f"random masks on {ticket.arch}"
-    elif options.control == "reinit":
-        ticket = reinitialised(ticket, derive_seed(setting.seed, "reinit", job.name), setting.model.init)
-        title = f"reinitialised {ticket.arch}"
-    title = f"{title}, density {ticket.density:.2%}"
+    what = f"{ticket.arch} ticket"
+    seed = derive_seed(setting.seed, options.control or "", job.name)
+    match options.control:
+        case "random":
+            ticket, what = random_masks(ticket, seed), f"random masks on {ticket.arch}"
+        case "reinit":
+            ticket, what = reinitialised(ticket, seed, setting.model.init), f"reinitialised {ticket.arch}"
+        case "random_reinit":
+            ticket = reinitialised(random_masks(ticket, seed), seed, setting.model.init)
+            what = f"random masks on reinitialised {ticket.arch}"
+        case "shuffled_copies":
+            ticket, what = shuffled_copies(ticket, seed), f"shuffled copies of {ticket.arch}"
+    title = f"{what}, density {ticket.density:.2%}"
     return train_ticket(job, setting, ticket, data_order=options.data_order, title=title)
 
 

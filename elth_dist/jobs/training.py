@@ -1,6 +1,7 @@
 """What the jobs that train have in common: a network through fit(), its result into the job's folder."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -83,6 +84,22 @@ def train_ticket(
 def load_ticket(path: str | None, job: JobContext) -> Ticket:
     """The ticket that a job works on: from a file that the user named, or an input's."""
     return Ticket.load(job.inputs["ticket"].ticket if path is None else Path(path))
+
+
+def finish_masks(job: JobContext, ticket: Ticket, masks: Masks, *, criterion: str, level: int | None = None) -> Metrics:
+    """Leave `ticket` with other masks, once all ranks have proved that they hold the same; warn of layer collapse.
+
+    `level`: the new one, if it changes.
+    """
+    job.training.ranks.require_equal(f"masks of {job.name}", masks.hashes())
+    for name in masks.collapsed():
+        job.training.reporter.warn(f"{job.name}: layer collapse: nothing is left of {name}")
+    found: dict[str, Any] = {"criterion": criterion, "parent": ticket.hash, "config": job.identity}
+    found |= {} if level is None else {"level": level}
+    made = Ticket(ticket.arch, ticket.weights, masks, ticket.meta.model_copy(update=found))
+    if job.is_main:
+        made.save(job.folder.ticket)
+    return {**ticket_metrics(made), "criterion": criterion}
 
 
 def finish_report(job: JobContext, setting: Setting, fitted: Fitted) -> None:

@@ -130,6 +130,24 @@ def prune(
     return Masks({name: part.view(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)})
 
 
+def prune_to(masks: Masks, scores: Mapping[str, Tensor], kept: int | Mapping[str, int]) -> Masks:
+    """Masks that keep exactly `kept` of the weights, those with the highest scores; ties as in `prune`.
+
+    Args:
+        masks: the masks to prune; they are left as they are.
+        scores: as in `prune`, and equal on every rank.
+        kept: of all weights together, or of each by name: no more than there are, and at least 0.
+
+    Raises:
+        ValueError: as in `prune`.
+    """
+    if isinstance(kept, int):
+        return prune(masks, scores, masks.kept - kept)
+    counts = masks.counts
+    parts = [prune(Masks({name: mask}), scores, counts[name] - kept[name]) for name, mask in masks.items()]
+    return Masks({name: mask for part in parts for name, mask in part.items()})
+
+
 def _select(
     keys: Tensor,
     scores: Sequence[Tensor],

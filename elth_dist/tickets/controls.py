@@ -6,8 +6,11 @@ They compose: ``reinitialised(random_masks(ticket, 1), 1)`` changes both weights
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from elth_dist.errors import UserError
 from elth_dist.models.build import build_model
+from elth_dist.models.families import architecture, module_of
 from elth_dist.models.options import Init
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
@@ -19,12 +22,39 @@ def random_masks(ticket: Ticket, seed: int) -> Ticket:
 
     The same seed gives the same masks anywhere; the global random state is neither read nor changed.
     """
-    shuffled = {}
-    for name, mask in ticket.masks.items():
-        generator = torch.Generator().manual_seed(derive_seed(seed, "random", name))
-        shuffled[name] = mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
+    shuffled = {name: _permuted(name, mask, seed) for name, mask in ticket.masks.items()}
     control = Control(kind="random", seed=seed)
     return replace(ticket, masks=Masks(shuffled), meta=_after(ticket, control))
+
+
+def shuffled_copies(ticket: Ticket, seed: int) -> Ticket:
+    """Shuffled copies (E-LTH, figure 4): as `random_masks`, but only in what the ticket's transfer made as copies.
+
+    Of the units filled from one source unit the first keeps its mask; the others' are permuted within each layer.
+
+    Raises:
+        UserError: the ticket was not transferred, or no unit of it is a copy.
+    """
+    names = copied_weights(ticket)
+    shuffled = {name: _permuted(name, mask, seed) if name in names else mask for name, mask in ticket.masks.items()}
+    control = Control(kind="shuffled_copies", seed=seed)
+    return replace(ticket, masks=Masks(shuffled), meta=_after(ticket, control))
+
+
+def copied_weights(ticket: Ticket) -> list[str]:
+    """The masked weights in the second and later copies that a ticket's transfer made. UserError if there are none."""
+    plan = ticket.meta.plan
+    network = architecture(ticket.arch)
+    prefixes = {
+        prefix
+        for stage, units in enumerate(plan.copies if plan else ())
+        for unit in units
+        for prefix in network.unit_prefixes(stage, unit)
+    }
+    names = [name for name in ticket.masks if module_of(name) in prefixes]
+    if not names:
+        raise UserError(f"no unit of this {ticket.arch} ticket is a transfer's copy of another")
+    return names
 
 
 def reinitialised(ticket: Ticket, seed: int, init: Init = "paper") -> Ticket:
@@ -35,6 +65,11 @@ def reinitialised(ticket: Ticket, seed: int, init: Init = "paper") -> Ticket:
     model = build_model(ticket.arch, ticket.num_classes, init=init, seed=derive_seed(seed, "reinit"))
     control = Control(kind="reinit", seed=seed, init=init)
     return replace(ticket, weights=model.state_dict(), meta=_after(ticket, control))
+
+
+def _permuted(name: str, mask: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(seed, "random", name))
+    return mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
 
 
 def _after(ticket: Ticket, control: Control) -> TicketMeta:

@@ -46,6 +46,13 @@ class TransferPlan:
                 raise UserError(f"{here}: no source unit {wrong}; valid are 0 to {have - 1}")
 
     @property
+    def copies(self) -> tuple[tuple[int, ...], ...]:
+        """For each stage, the target units that repeat a source unit which an earlier one is filled from already."""
+        return tuple(
+            tuple(unit for unit, source in enumerate(sources) if source in sources[:unit]) for sources in self.stages
+        )
+
+    @property
     def text(self) -> str:
         """The plan in the authors' text form: source:targets, `;` between units, `|` between stages."""
         return "|".join(

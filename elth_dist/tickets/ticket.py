@@ -34,7 +34,9 @@ class _Record(BaseModel):
 class Control(_Record):
     """What a control experiment changed (E-LTH, figure 3)."""
 
-    kind: Literal["random", "reinit"] = Field(description="masks permuted within layers, or a fresh initialisation")
+    kind: Literal["random", "reinit", "shuffled_copies"] = Field(
+        description="masks permuted within layers, a fresh initialisation, or masks permuted in a transfer's copies"
+    )
     seed: int
     init: Init | None = Field(default=None, description="for 'reinit': which initialisation")
 

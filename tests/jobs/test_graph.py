@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from elth_dist.data.options import DataOptions
 from elth_dist.jobs.graph import Job, identities, plan
-from elth_dist.jobs.options import DenseMethod, ImpMethod, LevelJob, Setting, TicketMethod, TrainJob
+from elth_dist.jobs.options import DenseMethod, ImpMethod, LevelJob, Method, PruneJob, Setting, TicketMethod, TrainJob
 from elth_dist.models.options import ModelOptions
 from elth_dist.training.options import TrainOptions
 
@@ -72,6 +73,113 @@ def test_dense_and_ticket_methods() -> None:
     assert shape(plan(TicketMethod(path="a.safetensors"), setting())) == {"train": {}}
     method = TicketMethod.model_validate({"path": "a.safetensors", "transfer": {"to": "resnet14_cifar"}})
     assert shape(plan(method, setting())) == {"transfer": {}, "train": {"ticket": "transfer"}}
+
+
+CRITERIA = ["magnitude", "snip", "grasp", "synflow"]
+
+
+def method(**options: Any) -> Any:
+    return TypeAdapter(Method).validate_python(options)
+
+
+@pytest.mark.parametrize("name", [*CRITERIA, "random"])
+def test_methods_that_prune_at_the_rewinding_weights(name: str) -> None:
+    jobs = plan(method(name=name, density=0.1, rewind="1ep"), setting())
+    assert shape(jobs) == {"pretrain": {}, "mask": {"ticket": "pretrain"}, "train": {"ticket": "mask"}}
+    pruning = jobs[1].options
+    assert isinstance(pruning, PruneJob)
+    assert pruning.kind == "mask"
+    assert (pruning.criterion.name, pruning.density, pruning.path) == (name, 0.1, None)
+    like = plan(method(name=name, like="a.safetensors", matched="layerwise", rewind="1ep"), setting())
+    assert shape(like) == shape(jobs)
+    assert identities(like)["pretrain"] == identities(jobs)["pretrain"]
+    assert identities(like)["mask"] != identities(like, {"a.safetensors": "hash"})["mask"]
+
+
+def test_reinit_takes_everything_but_weights_from_its_ticket() -> None:
+    [job] = plan(method(name="reinit", like="a.safetensors"), setting())
+    [same] = plan(method(name="ticket", path="a.safetensors", control="reinit"), setting())
+    assert job == same
+
+
+def test_controls_prune_beside_the_ticket_and_on_each_target() -> None:
+    beside = ["dense", "random", "reinit", "random_reinit", *CRITERIA]
+    found = shape(
+        plan(
+            imp(
+                levels=1,
+                controls=beside,
+                transfers=[
+                    {"to": "resnet20_cifar", "controls": [*beside, "shuffled_copies", "snip_copies"]},
+                    {"to": "resnet20_cifar", "order": "append", "controls": ["snip"]},
+                ],
+            ),
+            setting(),
+        )
+    )
+    own = {
+        "dense-resnet14_cifar": {},
+        **{f"{name}-resnet14_cifar": {"ticket": "mask-01"} for name in ("random", "reinit", "random_reinit")},
+    }
+    for name in CRITERIA:
+        own[f"mask-{name}-resnet14_cifar"] = {"ticket": "pretrain", "like": "mask-01"}
+        own[f"{name}-resnet14_cifar"] = {"ticket": f"mask-{name}-resnet14_cifar"}
+    moved = "transfer-resnet20_cifar"
+    target = {
+        moved: {"ticket": "mask-01"},
+        "train-resnet20_cifar": {"ticket": moved},
+        "dense-resnet20_cifar": {},
+        **{f"{name}-resnet20_cifar": {"ticket": moved} for name in ("random", "reinit", "random_reinit")},
+        "pretrain-resnet20_cifar": {},
+    }
+    for name in CRITERIA:
+        target[f"mask-{name}-resnet20_cifar"] = {"ticket": "pretrain-resnet20_cifar", "like": moved}
+        target[f"{name}-resnet20_cifar"] = {"ticket": f"mask-{name}-resnet20_cifar"}
+    target["shuffled_copies-resnet20_cifar"] = {"ticket": moved}
+    target["mask-snip_copies-resnet20_cifar"] = {"ticket": moved, "like": moved}
+    target["snip_copies-resnet20_cifar"] = {"ticket": "mask-snip_copies-resnet20_cifar"}
+    other = {
+        f"{moved}-2": {"ticket": "mask-01"},
+        "train-resnet20_cifar-2": {"ticket": f"{moved}-2"},
+        "mask-snip-resnet20_cifar-2": {"ticket": "pretrain-resnet20_cifar", "like": f"{moved}-2"},
+        "snip-resnet20_cifar-2": {"ticket": "mask-snip-resnet20_cifar-2"},
+    }
+    chain = ["pretrain", "level-00", "mask-01", "level-01"]
+    assert list(found) == [*chain, *own, *target, *other]
+    assert {name: inputs for name, inputs in found.items() if name not in chain} == own | target | other
+
+
+def test_one_control_with_different_options_is_two_experiments() -> None:
+    controls = ["snip", {"name": "snip", "batches": 4}, "snip", {"name": "snip", "matched": "global"}]
+    names = list(shape(plan(imp(levels=0, controls=controls), setting())))
+    arch = "resnet14_cifar"
+    assert names[2:] == [f"mask-snip-{arch}", f"snip-{arch}", f"mask-snip-{arch}-2", f"snip-{arch}-2"]
+
+
+def test_controls_on_a_target_of_the_same_network_share_its_theta_r() -> None:
+    transfers = [{"to": "resnet14_cifar", "controls": ["random", "magnitude"]}]
+    found = shape(plan(imp(levels=1, controls=["random"], transfers=transfers), setting()))
+    assert found["mask-magnitude-resnet14_cifar"] == {"ticket": "pretrain", "like": "transfer-resnet14_cifar"}
+    assert found["random-resnet14_cifar"] == {"ticket": "mask-01"}
+    assert found["random-resnet14_cifar-2"] == {"ticket": "transfer-resnet14_cifar"}
+
+
+def test_masks_of_copies_from_a_ticket_file() -> None:
+    jobs = plan(method(name="ticket", path="a", control="snip_copies"), setting())
+    assert shape(jobs) == {"mask": {}, "train": {"ticket": "mask"}}
+    jobs = plan(method(name="ticket", path="a", control="snip_copies", transfer={"to": "resnet14_cifar"}), setting())
+    assert shape(jobs) == {
+        "transfer": {},
+        "mask": {"ticket": "transfer", "like": "transfer"},
+        "train": {"ticket": "mask"},
+    }
+    assert identities(jobs)["mask"] != identities(jobs, {"a": "hash"})["mask"]
+
+
+def test_controls_leave_the_identities_of_everything_else_alone() -> None:
+    plain = identities(plan(imp(transfers=[{"to": "resnet20_cifar"}]), setting()))
+    transfers = [{"to": "resnet20_cifar", "controls": ["snip", "shuffled_copies"]}]
+    assert plain.items() <= identities(plan(imp(transfers=transfers, controls=["grasp"]), setting())).items()
 
 
 def test_targets_train_the_target_network_with_the_same_recipe() -> None:

@@ -1,0 +1,135 @@
+"""mask, at the rewinding weights: prune theta_r by a criterion, to a given density or that of a ticket."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from elth_dist.errors import UserError
+from elth_dist.jobs.context import JobContext, Metrics
+from elth_dist.jobs.options import PruneJob
+from elth_dist.jobs.training import finish_masks
+from elth_dist.models.build import blank_model
+from elth_dist.runtime.seeds import derive_seed
+from elth_dist.sparsity import criteria
+from elth_dist.sparsity.masks import Masks, prunable_weights
+from elth_dist.sparsity.options import Grasp, Magnitude, Random, Snip, Synflow
+from elth_dist.sparsity.selection import exact_count, prune_to
+from elth_dist.tickets.controls import copied_weights
+from elth_dist.tickets.ticket import Ticket
+from elth_dist.training.gradients import GlobalBatches, hessian_gradient_products, mean_gradients
+
+#: A criterion's own number of samples a class, where the option `batches` says nothing (Wang et al. 2020, section 5).
+GRASP_SAMPLES_A_CLASS = 10
+
+
+def run(options: PruneJob, job: JobContext) -> Metrics:
+    """Leave the ticket: theta_r with the new masks. All ranks hold rank 0's scores, and prove that they agree."""
+    like = _like(options, job)
+    ticket = Ticket.load(job.inputs["ticket"].ticket) if "ticket" in job.inputs else like
+    assert ticket is not None, "nothing to prune"
+    names = copied_weights(ticket) if options.copies else list(ticket.masks)
+    shapes = {name: tuple(ticket.masks[name].shape) for name in names}
+    dense = Masks.dense(shapes).to(job.training.ranks.device)
+    kept = _kept(options, dense, like)
+    pruned = _Pruning(options, job, ticket).prune(dense, kept)
+    masks = Masks({**ticket.masks, **pruned.to("cpu")}) if options.copies else pruned.to("cpu")
+    return finish_masks(job, ticket, masks, criterion=options.criterion.name)
+
+
+def _like(options: PruneJob, job: JobContext) -> Ticket | None:
+    if options.path is not None:
+        return Ticket.load(Path(options.path))
+    return Ticket.load(job.inputs["like"].ticket) if "like" in job.inputs else None
+
+
+def _kept(options: PruneJob, dense: Masks, like: Ticket | None) -> int | dict[str, int]:
+    """How many weights are to be kept, in total or in each layer: exactly a like network's number."""
+    layerwise = options.criterion.matched == "layerwise"
+    if options.density is not None:
+        density = options.density
+        return (
+            {name: exact_count(density, mask.numel()) for name, mask in dense.items()}
+            if layerwise
+            else exact_count(density, dense.total)
+        )
+    assert like is not None, "no density"
+    if layerwise:
+        counts = like.masks.counts
+        if wrong := [
+            name for name, mask in dense.items() if name not in counts or like.masks[name].shape != mask.shape
+        ]:
+            raise UserError(f"the {like.arch} ticket has no layer {wrong[0]} of that shape to match")
+        return {name: counts[name] for name in dense}
+    return -(-like.masks.kept * dense.total // like.masks.total)
+
+
+class _Pruning:
+    """The scores of one criterion for one network."""
+
+    def __init__(self, options: PruneJob, job: JobContext, ticket: Ticket) -> None:
+        self._options, self._job, self._context = options, job, job.training
+        self._model = blank_model(ticket.arch, ticket.num_classes).to_empty(device=self._context.ranks.device)
+        self._model.load_state_dict(ticket.weights)
+        self._weights = prunable_weights(self._model, ())
+
+    def prune(self, masks: Masks, kept: int | dict[str, int]) -> Masks:
+        """Prune dense masks to the wanted counts."""
+        criterion = self._options.criterion
+        weights: dict[str, nn.Parameter] = {name: self._weights[name] for name in masks}
+        match criterion:
+            case Magnitude():
+                return self._select(masks, criteria.magnitude(weights), kept)
+            case Random():
+                seed = derive_seed(self._options.setting.seed, "random scores")
+                return self._select(masks, criteria.random(weights, seed), kept)
+            case Synflow(variant="published"):
+                return self._synflow(masks, kept, criterion.steps)
+            case Synflow():
+                return self._select(masks, self._snip(weights, Snip(variant="elth_code")), kept)
+            case Snip():
+                return self._select(masks, self._snip(weights, criterion), kept)
+            case Grasp():
+                return self._select(masks, self._grasp(weights, criterion), kept)
+
+    def _select(self, masks: Masks, scores: Mapping[str, Tensor], kept: int | dict[str, int]) -> Masks:
+        self._context.ranks.broadcast_(scores.values())
+        return prune_to(masks, scores, kept)
+
+    def _snip(self, weights: Mapping[str, nn.Parameter], criterion: Snip) -> dict[str, Tensor]:
+        with self._batches(criterion, published=1) as batches:
+            return criteria.snip(weights, mean_gradients(self._model, weights, batches, self._context.ranks))
+
+    def _grasp(self, weights: Mapping[str, nn.Parameter], criterion: Grasp) -> dict[str, Tensor]:
+        ranks, temperature = self._context.ranks, criterion.temperature
+        samples = GRASP_SAMPLES_A_CLASS * self._context.dataset.num_classes
+        enough = -(-samples // self._options.setting.train.global_batch)
+        with self._batches(criterion, published=enough) as batches:
+            gradients = mean_gradients(self._model, weights, batches, ranks, temperature=temperature)
+            products = hessian_gradient_products(
+                self._model, weights, gradients, batches, ranks, temperature=temperature
+            )
+        return criteria.grasp(weights, products, absolute=criterion.variant == "elth_code")
+
+    def _batches(self, criterion: Snip | Grasp, published: int) -> GlobalBatches:
+        """What the criterion looks at; the network is put into the mode in which it does."""
+        setting, as_code = self._options.setting, criterion.variant == "elth_code"
+        self._model.train(not as_code)
+        return GlobalBatches(
+            self._context.dataset,
+            seed=derive_seed(setting.seed, "order", "prune"),
+            global_batch=setting.train.global_batch,
+            accumulate=setting.train.accumulate,
+            batches=criterion.batches or (None if as_code else published),
+            beat=self._context.watchdog.beat,
+        )
+
+    def _synflow(self, masks: Masks, kept: int | dict[str, int], steps: int) -> Masks:
+        scores = criteria.Synflow(self._model, self._context.dataset.image_size)
+        totals = {"": masks.total} if isinstance(kept, int) else masks.counts
+        wanted = {"": kept} if isinstance(kept, int) else kept
+        for step in range(1, steps + 1):
+            self._context.watchdog.beat()
+            counts = criteria.synflow_counts(wanted, totals, step, steps)
+            masks = self._select(masks, scores(masks), counts[""] if isinstance(kept, int) else counts)
+        return masks

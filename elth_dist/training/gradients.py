@@ -1,0 +1,130 @@
+"""Gradients of the global batch for the criteria that need them, on the bare network before any engine wraps it.
+
+Means over samples, over micro-batches and over ranks are one mean here: what comes out is a function of the global
+batches, however many ranks share them and however often each accumulates. (With BatchNorm in training mode, each
+micro-batch has statistics of its own, as it has in training.)
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elth_dist.data.protocol import Batch, Dataset
+from elth_dist.runtime.ranks import Ranks
+
+
+class GlobalBatches:
+    """The same global batches of the training set in each pass over it: this rank's micro-batches of them."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        seed: int,
+        global_batch: int,
+        accumulate: int = 1,
+        batches: int | None = None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """UserError as in `Dataset.train_loader`.
+
+        Args:
+            dataset: augmented as in training.
+            seed: of the samples' order and augmentation.
+            global_batch: samples over all ranks and micro-batches.
+            accumulate: micro-batches that a rank cuts its part into.
+            batches: how many global batches a pass has; None: an epoch's.
+            beat: called with each micro-batch (a watchdog's).
+        """
+        self._loader = dataset.train_loader(seed=seed, global_batch=global_batch, accumulate=accumulate)
+        self._count = (self._loader.steps_per_epoch if batches is None else batches) * accumulate
+        self._beat = beat
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._loader.seek(0)
+        for _ in range(self._count):
+            self._beat()
+            yield next(self._loader)
+
+    def __enter__(self) -> "GlobalBatches":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._loader.close()
+
+
+def mean_gradients(
+    model: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    *,
+    temperature: float = 1.0,
+) -> dict[str, Tensor]:
+    """g: the gradient of the mean cross-entropy over the global batches. Collective.
+
+    Args:
+        model: bare, on the ranks' device, in the mode that BatchNorm is to be in; its parameters stay as they are.
+        weights: the parameters to differentiate by.
+        batches: this rank's micro-batches, equally many of one size on every rank.
+        ranks: who has the rest.
+        temperature: what the logits are divided by.
+
+    Returns:
+        By name, in the weights' dtype.
+    """
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    count = 0
+    for batch in batches:
+        loss = _loss(model, weights, batch, temperature)
+        _add(total, torch.autograd.grad(loss, list(weights.values()), materialize_grads=True))
+        count += 1
+    return _mean(total, count, ranks)
+
+
+def hessian_gradient_products(
+    model: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    gradients: Mapping[str, Tensor],
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    *,
+    temperature: float = 1.0,
+) -> dict[str, Tensor]:
+    """H g: the Hessian of the loss of `mean_gradients` times that gradient. Collective; arguments are the same.
+
+    `gradients` is the *global* g: products with each rank's own would be another score (and average to another).
+    """
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    parameters = list(weights.values())
+    count = 0
+    for batch in batches:
+        loss = _loss(model, weights, batch, temperature)
+        slopes = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+        along = torch.stack(
+            [(slope * gradients[name]).sum() for name, slope in zip(weights, slopes, strict=True)]
+        ).sum()
+        _add(total, torch.autograd.grad(along, parameters, materialize_grads=True))
+        count += 1
+    return _mean(total, count, ranks)
+
+
+def _loss(model: nn.Module, weights: Mapping[str, nn.Parameter], batch: Batch, temperature: float) -> Tensor:
+    dtype = next(iter(weights.values())).dtype
+    return F.cross_entropy(model(batch.images.to(dtype)) / temperature, batch.labels)
+
+
+@torch.no_grad()
+def _add(total: Mapping[str, Tensor], parts: Iterable[Tensor]) -> None:
+    for whole, part in zip(total.values(), parts, strict=True):
+        whole += part
+
+
+@torch.no_grad()
+def _mean(total: dict[str, Tensor], count: int, ranks: Ranks) -> dict[str, Tensor]:
+    for whole in total.values():
+        whole /= count
+    ranks.average_(total.values())
+    return total
