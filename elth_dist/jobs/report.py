@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from elth_dist.jobs.costs import cost_columns, history_flops
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.options import LevelJob, PruneJob, TrainJob
 from elth_dist.reporting.plots import plot_top1
@@ -24,7 +25,8 @@ def result_rows(jobs: Sequence[Job], run: RunDirectory) -> list[ResultRow]:
                 continue
         found = run.job(job.name).read().metrics
         level = job.options.level if isinstance(job.options, LevelJob) else None
-        rows.append(ResultRow(what, found["arch"], level, found["density"], found["top1"], found["top5"]))
+        costs = cost_columns(found, history_flops(job.name, jobs, run))
+        rows.append(ResultRow(what, found["arch"], level, found["density"], found["top1"], found["top5"], costs))
     return rows
 
 

@@ -120,6 +120,10 @@ def training_metrics(fitted: Fitted) -> Metrics:
         "start_step": fitted.start,
         "end_step": fitted.end,
         "samples": fitted.samples,
+        "train_flops": fitted.flops.train,
+        "dense_train_flops": fitted.dense_flops,
+        "forward_flops": fitted.flops.forward,
+        "dense_forward_flops": fitted.flops.dense_forward,
     }
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elth_dist.accounting.layers import network
+from elth_dist.accounting.meter import Flops, FlopsMeter
 from elth_dist.engines.create import create_engine
 from elth_dist.engines.options import EngineOptions
 from elth_dist.errors import UserError
@@ -47,6 +49,8 @@ class Fitted(NamedTuple):
     start: int
     end: int  # steps of the schedule between which it ran
     samples: int  # training samples that it saw
+    flops: Flops  # that it took
+    dense_flops: int  # that one dense training of the same network takes, from step 0 to the end of the schedule
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the way a run leaves when it is asked to
@@ -128,6 +132,8 @@ class _Training:
             (options.global_batch // (ranks.world_size * options.accumulate), 3, size, size),
         )
         self._update = task.update
+        counted = network(architecture_of(task.model).name, size, dataset.num_classes)
+        self._flops = FlopsMeter(counted, options.global_batch)
         self._meters = Meters(ranks)
         self._clock = Clock()
         self._evaluation: Evaluation | None = None
@@ -157,6 +163,7 @@ class _Training:
         for group in engine.optimizer.param_groups:
             group["lr"] = self._learning_rate
         self._update.before_forward(self.step)
+        masks = self._update.masks
         for micro in range(options.accumulate):
             with self._clock.waiting_for_data():
                 batch = next(self._loader)
@@ -168,6 +175,7 @@ class _Training:
         finite = engine.finish_gradients()
         if self._update.before_step(self.step, finite):
             engine.optimizer.skip_next()
+        self._flops.count_step(masks, self._update.dense_gradient(self.step))
         outcome = engine.step()
         self._update.after_step(self.step, finite)
         self._meters.add_step(outcome)
@@ -228,6 +236,7 @@ class _Training:
                 "step": self.step,
                 "loader": self._loader.state_dict(),
                 "meters": self._meters.state_dict(),
+                "flops": self._flops.state_dict(self._update.masks),
                 "evaluation": None if self._evaluation is None else list(self._evaluation),
                 "rows": self._context.reporter.rows(),
                 "rng_cpu": torch.get_rng_state(),
@@ -253,6 +262,7 @@ class _Training:
             self.step, rows = own["step"], own["rows"]
             self._loader.load_state_dict(own["loader"])
             self._meters.load_state_dict(own["meters"])
+            self._flops.load_state_dict(own["flops"])
             self._update.load_state_dict(load_state(folder / "update.safetensors"))
             self._evaluation = None if own["evaluation"] is None else Evaluation(*own["evaluation"])
             torch.set_rng_state(own["rng_cpu"])
@@ -278,13 +288,19 @@ class _Training:
         assert self._evaluation is not None, "a training ends with an evaluation"
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._engine.weights().items()}
         samples = (self.end - self._task.start) * self._options.global_batch
-        return Fitted(weights, self._evaluation, self._task.start, self.end, samples)
+        flops, dense = self._flops.read(self._update.masks), self._flops.dense_training(self.total)
+        return Fitted(weights, self._evaluation, self._task.start, self.end, samples, flops, dense)
 
     def _prove_agreement(self) -> None:
         self._context.ranks.require_equal(f"masks of {self._task.name}", self._update.masks.hashes())
 
     def _report(self, values: dict[str, float]) -> None:
-        reporter = self._context.reporter
+        reporter, flops = self._context.reporter, self._flops.read(self._update.masks)
+        values |= {
+            "flops/train": float(flops.train),
+            "flops/train_relative": flops.train / self._flops.dense_training(self.total),
+            "flops/forward": float(flops.forward),
+        }
         reporter.scalars(self.step, self.step / self.per_epoch, values)
         reporter.progress(self.step, values)
 

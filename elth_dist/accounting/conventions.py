@@ -1,0 +1,100 @@
+"""How papers count FLOPs: conventions by name. What is reported elsewhere in the house is `exact`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from elth_dist.accounting.layers import Densities, Layer, Network, network
+from elth_dist.errors import UserError
+from elth_dist.models.families import architecture
+
+ConventionName = Literal["exact", "rigl_paper", "rigl_compat_115", "dpf_counter", "elth_paper"]
+
+#: The row of a table that belongs to no layer.
+ELEMENTWISE = "BatchNorm, ReLU, pooling"
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A way to count."""
+
+    name: ConventionName
+    description: str
+    costs: Callable[[Network, Densities], dict[str, float]]
+    """Forward cost of one sample by weight (and `ELEMENTWISE`, where that is counted)."""
+
+    def forward(self, counted: Network, densities: Densities | None = None) -> float:
+        """Forward cost of one sample; dense without `densities`. UserError if the convention is for other networks."""
+        return sum(self.costs(counted, {} if densities is None else densities).values())
+
+
+def _exact(counted: Network, densities: Densities) -> dict[str, float]:
+    return {layer.weight: 2 * layer.macs * densities.get(layer.weight, 1.0) for layer in counted.layers}
+
+
+def _rigl(layer: Layer, density: float) -> float:
+    return 2 * layer.macs * density + layer.outputs
+
+
+def _rigl_paper(counted: Network, densities: Densities) -> dict[str, float]:
+    return {layer.weight: _rigl(layer, densities.get(layer.weight, 1.0)) for layer in counted.layers}
+
+
+def _rigl_compat_115(counted: Network, densities: Densities) -> dict[str, float]:
+    """The authors' notebook pads the stem's 224 px to 230 and halves that, without taking the kernel off."""
+    stem = counted.layers[0]
+    if stem.shape[2:] != (7, 7) or stem.positions != 112**2:
+        raise UserError("rigl_compat_115: is a quirk of ImageNet ResNets at 224 px; valid here is rigl_paper")
+    larger = Layer(stem.weight, stem.shape, 115**2, stem.outputs // 112**2 * 115**2)
+    return _rigl_paper(counted, densities) | {stem.weight: _rigl(larger, densities.get(stem.weight, 1.0))}
+
+
+def _dpf_counter(counted: Network, densities: Densities) -> dict[str, float]:
+    layers = {layer.weight: layer.macs * densities.get(layer.weight, 1.0) for layer in counted.layers}
+    return layers | {ELEMENTWISE: counted.elementwise}
+
+
+def _elth_paper(counted: Network, densities: Densities) -> dict[str, float]:
+    """Every layer at the global density; ImageNet's BasicBlock networks in proportion to their depth, not their FLOPs.
+
+    (That is: of ResNet-34's FLOPs. Our other networks keep their own.)
+    """
+    scale = counted.density(densities)
+    if counted.arch is not None and (family := architecture(counted.arch)).family == "resnet":
+        if family.block != "basic":
+            raise UserError(f"elth_paper: is defined for resnet18, resnet26 and resnet34, not for {counted.arch}")
+        largest = network("resnet34", 224, 1000)
+        scale *= int(counted.arch.removeprefix("resnet")) / 34 * largest.macs / counted.macs
+    return {layer.weight: 2 * layer.macs * scale for layer in counted.layers}
+
+
+CONVENTIONS: Mapping[ConventionName, Convention] = {
+    convention.name: convention
+    for convention in (
+        Convention(
+            "exact",
+            "2 FLOPs a multiply-accumulate of convolutions and linear layers, real shapes, each layer's own density",
+            _exact,
+        ),
+        Convention(
+            "rigl_paper",
+            "RigL, appendix H: as exact, and 1 for each output element of a layer; dense updates never end",
+            _rigl_paper,
+        ),
+        Convention(
+            "rigl_compat_115",
+            "as rigl_paper, with the stem at 115 x 115 instead of 112 x 112 as in the authors' notebook",
+            _rigl_compat_115,
+        ),
+        Convention(
+            "dpf_counter",
+            "kept weights x output positions (1 a multiply-accumulate), BatchNorm 2 and ReLU 1 an element, pooling",
+            _dpf_counter,
+        ),
+        Convention(
+            "elth_paper",
+            "E-LTH, section 4.5: global density x FLOPs in proportion to depth; DPF as f_S + 2 f_D",
+            _elth_paper,
+        ),
+    )
+}

@@ -1,0 +1,97 @@
+"""The FLOPs of a training as it happens: exact integers, from the masks in force at every step."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elth_dist.accounting.layers import Network
+from elth_dist.accounting.methods import step_cost
+from elth_dist.sparsity.masks import Masks
+
+
+class Flops(NamedTuple):
+    """FLOPs by the `exact` convention: 2 a multiply-accumulate of convolutions and linear layers."""
+
+    train: int  # of all samples of all ranks, so far in this job
+    forward: int  # of one sample, with the masks in force
+    dense_forward: int  # of one sample, without masks
+
+
+class FlopsMeter:
+    """Adds up what each training step costs; counting a step never waits for the device.
+
+    A step costs 3 f_S a sample, or 2 f_S + f_D where the gradient of all weights is taken (updates.MaskUpdate). Masks
+    are counted where they are when they change, and the counts are brought to the host when somebody reads them.
+    """
+
+    def __init__(self, network: Network, samples: int) -> None:
+        """`samples`: of a step, over all ranks and micro-batches."""
+        self._samples = samples
+        self._positions = {layer.weight: layer.positions for layer in network.layers}
+        self._sizes = {layer.weight: layer.size for layer in network.layers}
+        self._dense = 2 * network.macs
+        self._forward = self._dense
+        self._train = 0
+        self._masks: Masks | None = None
+        self._pending: list[_Phase] = []
+
+    def count_step(self, masks: Masks, dense_gradient: bool) -> None:
+        """Count a step that was taken with these masks in force."""
+        phase = self._phase(masks)
+        phase.steps += 1
+        phase.dense_gradients += dense_gradient
+
+    def read(self, masks: Masks) -> Flops:
+        """What has been counted so far, and what a forward pass costs with these masks.
+
+        Waits for the device if masks have changed since the last reading.
+        """
+        self._phase(masks)
+        for phase in self._pending:
+            self._forward = self._forward_of(phase)
+            sparse = (phase.steps - phase.dense_gradients) * step_cost(self._forward, self._dense)
+            updates = phase.dense_gradients * step_cost(self._forward, self._dense, dense_gradient=True)
+            self._train += self._samples * (sparse + updates)
+            phase.steps = phase.dense_gradients = 0
+        del self._pending[:-1]
+        return Flops(self._train, self._forward, self._dense)
+
+    def dense_training(self, steps: int) -> int:
+        """What so many steps take without masks."""
+        return steps * self._samples * step_cost(self._dense, self._dense)
+
+    def state_dict(self, masks: Masks) -> dict[str, Any]:
+        """What has been counted so far; `masks` are those in force."""
+        return {"train": self.read(masks).train}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+        self._train = state["train"]
+        self._masks, self._pending = None, []
+
+    def _phase(self, masks: Masks) -> "_Phase":
+        if masks is not self._masks:
+            self._masks = masks
+            self._pending.append(_Phase(masks))
+        return self._pending[-1]
+
+    def _forward_of(self, phase: "_Phase") -> int:
+        if phase.kept is None:
+            phase.kept = phase.counts.tolist()
+        pruned = (
+            (self._sizes[name] - kept) * self._positions[name]
+            for name, kept in zip(phase.names, phase.kept, strict=True)
+        )
+        return self._dense - 2 * sum(pruned)
+
+
+class _Phase:
+    """Steps under the same masks."""
+
+    def __init__(self, masks: Masks) -> None:
+        self.names = list(masks)
+        self.counts: Tensor = torch.stack([mask.count_nonzero() for mask in masks.values()])
+        self.kept: list[int] | None = None
+        self.steps = 0
+        self.dense_gradients = 0

@@ -1,0 +1,38 @@
+"""What the results of a run cost, from their files: a training alone, and with all that had to be done before it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elth_dist.jobs.graph import Job
+from elth_dist.runtime.run_directory import RunDirectory
+
+
+def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | None:
+    """Training FLOPs of a finished job and of all jobs that it rests on, each counted once.
+
+    For a ticket, these are the training to the rewind step, the trainings of all levels before, and its own. None where
+    a ticket file from elsewhere is among them: what that one cost is not known here.
+    """
+    by_name, needed, waiting = {job.name: job for job in jobs}, set[str](), [name]
+    while waiting:
+        current = waiting.pop()
+        if current not in needed:
+            needed.add(current)
+            waiting += by_name[current].inputs.values()
+    if any(getattr(by_name[needs].options, "path", None) is not None for needs in needed):
+        return None
+    costs: list[int] = [run.job(needs).read().metrics.get("train_flops", 0) for needs in needed]
+    return sum(costs)
+
+
+def cost_columns(metrics: Mapping[str, Any], history: int | None) -> dict[str, str]:
+    """Of a result's metrics: cells for the closing table, relative to the same network dense.
+
+    Training and history: to one dense training; inference: to one dense forward pass.
+    """
+    dense = metrics["dense_train_flops"]
+    return {
+        "training FLOPs": f"{metrics['train_flops'] / dense:.3f}x",
+        "with history": "-" if history is None else f"{history / dense:.3f}x",
+        "inference FLOPs": f"{metrics['forward_flops'] / metrics['dense_forward_flops']:.4f}x",
+    }
