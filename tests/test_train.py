@@ -19,7 +19,7 @@ from elth_dist.tickets import Ticket, transfer
 from elth_dist.tickets.ticket import TicketMeta
 from elth_dist.train import main
 from tests.helpers.ranks import REPOSITORY, run_ranks, start_torchrun
-from tests.helpers.runs import BASE, FULL, IMP, assert_same_science, command, jobs
+from tests.helpers.runs import BASE, FULL, IMP, assert_same_science, command, jobs, run
 
 RESIDENT = "--data.loader=resident"
 
@@ -138,7 +138,7 @@ def test_two_nodes_give_what_one_node_gives(tmp_path: Path) -> None:
     with start_torchrun(line, 1, options=options) as one, start_torchrun(line, 1, options=options) as other:
         one.finish(timeout=180)
         other.finish(timeout=60)
-    run_ranks(command(tmp_path / "one", RESIDENT, base=IMP), 2, timeout=180)
+    run(tmp_path / "one", 2, RESIDENT, base=IMP)
     assert_same_science(tmp_path / "two", tmp_path / "one")
     assert json.loads((tmp_path / "two/environment.json").read_text())["world_size"] == 2
 
@@ -278,7 +278,7 @@ def test_batch_that_the_ranks_cannot_share_ends_all_of_them(tmp_path: Path) -> N
 def test_image_that_does_not_decode_is_named_when_it_is_met(tmp_path: Path) -> None:
     tree = undecodable(tmp_path)
     more = [*FOLDER, f"--data.root={tree}", "--train.epochs=3", "--method.levels=1", "--method.rewind=1it"]
-    results = run_ranks(command(tmp_path / "run", *more, base=BASE), 2, timeout=120, check=False)
+    results = run(tmp_path / "run", 2, *more, base=BASE, check=False)
     said = [result for result in results if "train/class1/3.jpg does not decode" in result.output]
     assert said
     assert all(result.returncode == 2 for result in said)

@@ -304,7 +304,17 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "torch.distributed", "safetensors.torch", "elth_dist.runtime.ranks", "pytest"])
+# What takes long to import, so that it is imported once; none of it starts a thread.
+_SERVER.set_forkserver_preload(
+    [
+        "torch.distributed",
+        "elth_dist.train",
+        "elth_dist.jobs.run",
+        "elth_dist.jobs.report",
+        "elth_dist.data.dali",
+        "pytest",
+    ]
+)
 
 
 class _Forked:

@@ -3,10 +3,11 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.ranks import REPOSITORY
+from tests.helpers.ranks import REPOSITORY, RankResult, RunningRanks, run_ranks, start_ranks
 
 #: A training of 24 steps in two epochs, on digits of 8 pixels; the method is up to the test.
 BASE = [
@@ -32,9 +33,36 @@ FULL = [
 ]
 
 
+def arguments(folder: Path, *more: str, base: Sequence[str] = FULL) -> list[str]:
+    """What comes behind `python -m elth_dist.train` for a run that writes to `folder`."""
+    return [*base, "--run.dir", str(folder), *more]
+
+
 def command(folder: Path, *more: str, base: Sequence[str] = FULL) -> list[str]:
-    """The command line of one rank (RANK etc. come from the environment), writing to `folder`."""
-    return [sys.executable, "-m", "elth_dist.train", *base, "--run.dir", str(folder), *more]
+    """The whole command line of one rank (RANK etc. come from the environment)."""
+    return [sys.executable, "-m", "elth_dist.train", *arguments(folder, *more, base=base)]
+
+
+def train(*line: str) -> None:
+    """`python -m elth_dist.train LINE`, for processes forked from one that has torch already: seconds less a rank."""
+    from elth_dist.train import main
+
+    sys.exit(main(line))
+
+
+def run(
+    folder: Path, world_size: int, *more: str, base: Sequence[str] = FULL, timeout: float = 240, check: bool = True
+) -> list[RankResult]:
+    """A whole run on so many ranks; see run_ranks."""
+    line = arguments(folder, *more, base=base)
+    return run_ranks(train, world_size, args=line, join=False, timeout=timeout, check=check)
+
+
+def start(
+    folder: Path, world_size: int, *more: str, base: Sequence[str] = FULL
+) -> AbstractContextManager[RunningRanks]:
+    """The same, to meddle with; see start_ranks."""
+    return start_ranks(train, world_size, args=arguments(folder, *more, base=base), join=False)
 
 
 def jobs(folder: Path) -> list[str]:
