@@ -96,6 +96,10 @@ class Step:
             return int(self.amount)
         return int((self.amount * steps_per_epoch).to_integral_value(ROUND_HALF_UP))
 
+    def times(self, factor: int) -> "Step":
+        """The point that corresponds to this one in a training `factor` times as long."""
+        return Step(self.amount * factor, self.unit)
+
     def __str__(self) -> str:
         return "0" if self.amount == 0 else f"{self.amount:f}{self.unit}"
 

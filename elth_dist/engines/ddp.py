@@ -85,7 +85,9 @@ class DdpEngine:
         if self._ranks.alone:
             return
         before = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        images = torch.zeros(batch_shape, device=self._ranks.device).to(memory_format=torch.channels_last)
+        dtype = next(self._model.parameters()).dtype
+        images = torch.zeros(batch_shape, dtype=dtype, device=self._ranks.device)
+        images = images.to(memory_format=torch.channels_last)
         for _ in range(2):
             self.forward(images).sum().backward()  # type: ignore[no-untyped-call]
         self._optimizer.zero_grad()
