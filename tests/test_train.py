@@ -122,6 +122,75 @@ def test_transferred_and_random_tickets_train_from_a_file(finished: Path, tmp_pa
     assert (tmp_path / "a/train/trained.safetensors").stat().st_mtime_ns == before
 
 
+CRITERIA = ["magnitude", "snip", "grasp", "synflow"]
+
+
+def test_everything_stands_beside_the_ticket_and_its_transfer(tmp_path: Path) -> None:
+    """Two ranks; then one of them as a method of its own finds the very same masks."""
+    run, target = tmp_path / "run", "resnet20_cifar"
+    beside = [*CRITERIA, "random", "reinit", "random_reinit"]
+    on_target = [{"name": "snip", "matched": "layerwise"}, "random", "reinit", "shuffled_copies", "snip_copies"]
+    short = [RESIDENT, "--train.epochs=1", "--train.global_batch=480"]  # three steps
+    more = [
+        *short,
+        f"--method.controls={json.dumps(beside)}",
+        f"--method.transfers={json.dumps([{'to': target, 'controls': on_target}])}",
+    ]
+    results = run_ranks(command(run, *more, base=IMP), 2, timeout=300)
+
+    def ticket(job: str) -> Ticket:
+        return Ticket.load(run / job / "ticket.safetensors")
+
+    imp, moved = ticket("mask-01"), ticket(f"transfer-{target}")
+    for name in beside:
+        control = ticket(f"{name}-resnet14_cifar")
+        assert control.masks.kept == imp.masks.kept
+        assert (control.masks == imp.masks) == (name == "reinit")
+        assert torch.equal(control.weights["conv1.weight"], imp.weights["conv1.weight"]) == ("reinit" not in name)
+    assert len({str(ticket(f"{name}-resnet14_cifar").masks.hashes()) for name in beside}) == len(beside)
+    for name in ("snip", "random", "reinit", "shuffled_copies", "snip_copies"):
+        control = ticket(f"{name}-{target}")
+        assert control.masks.counts == moved.masks.counts
+        same = torch.equal(control.weights["conv1.weight"], moved.weights["conv1.weight"])
+        assert same == (name in ("random", "shuffled_copies", "snip_copies")), name
+    assert (
+        ticket(f"snip-{target}").weights["conv1.weight"].equal(ticket(f"pretrain-{target}").weights["conv1.weight"])
+    ), "theta_r of the target is its own"
+    for label in ("SNIP, layer-wise", "GraSP", "SynFlow", "magnitude", "random masks, reinit (ticket)"):
+        assert label in results[0].output
+    for label in ("shuffled copies (ETT <- resnet14_cifar)", "SNIP in the copies (ETT <- resnet14_cifar)"):
+        assert label in results[0].output
+
+    like = [f"--method.like={run / 'mask-01/ticket.safetensors'}", "--method.rewind=2it", *short]
+    run_ranks(command(tmp_path / "grasp", *like, "--method.name=grasp", base=BASE), 2, timeout=120)
+    assert jobs(tmp_path / "grasp") == ["mask", "pretrain", "train"]
+    own = Ticket.load(tmp_path / "grasp/mask/ticket.safetensors")
+    assert own.hash == ticket("mask-grasp-resnet14_cifar").hash
+    assert "GraSP" in (tmp_path / "grasp/report.md").read_text()
+
+
+def test_fresh_weights_and_copies_of_a_ticket_file(finished: Path, tmp_path: Path) -> None:
+    base = [*BASE, RESIDENT, "--train.epochs=1", "--train.eval_every=10"]
+    path = finished / "mask-01/ticket.safetensors"
+    assert main([*base, "--method.name=reinit", f"--method.like={path}", "--run.dir", str(tmp_path / "reinit")]) == 0
+    reinit = Ticket.load(tmp_path / "reinit/train/ticket.safetensors")
+    assert reinit.masks == Ticket.load(path).masks
+    assert reinit.meta.rewind_step == 2
+
+    transfer_to = '--method.transfer={"to": "resnet20_cifar"}'
+    method = ["--method.name=ticket", f"--method.path={path}", transfer_to, "--model.arch=resnet20_cifar"]
+    copies = [*base, *method, "--method.control=snip_copies", "--run.dir", str(tmp_path / "copies")]
+    assert main(copies) == 0
+    assert jobs(tmp_path / "copies") == ["mask", "train", "transfer"]
+    made = Ticket.load(tmp_path / "copies/mask/ticket.safetensors")
+    # and once more from the transferred ticket's file
+    saved_at = tmp_path / "copies/transfer/ticket.safetensors"
+    method = ["--method.name=ticket", f"--method.path={saved_at}", "--model.arch=resnet20_cifar"]
+    again = [*base, *method, "--method.control=snip_copies", "--run.dir", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert Ticket.load(tmp_path / "again/mask/ticket.safetensors").hash == made.hash
+
+
 def test_rewinding_to_initialisation_needs_no_pretraining(tmp_path: Path) -> None:
     more = ["--method.levels=1", "--method.rewind=0", "--method.transfers=[]", "--method.controls=[]"]
     assert main([*BASE, RESIDENT, *more, "--run.dir", str(tmp_path / "run")]) == 0
@@ -178,6 +247,10 @@ def saved(folder: Path, ticket: Ticket) -> str:
     return f"--method.path={folder / 'ticket.safetensors'}"
 
 
+def like(folder: Path, ticket: Ticket) -> str:
+    return saved(folder, ticket).replace(".path", ".like")
+
+
 def foreign(folder: Path) -> Path:
     safetensors.torch.save_file({"x": torch.zeros(3)}, folder / "foreign.safetensors")
     return folder / "foreign.safetensors"
@@ -229,6 +302,26 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "ticket from beyond the end": (
         lambda f: [*TICKET, saved(f, small_ticket("resnet8_cifar", rewind_step=10_000))],
         "the ticket's rewind step is step 10000",
+    ),
+    "no copies to shuffle": (
+        lambda f: [*TICKET, saved(f, small_ticket("resnet8_cifar")), "--method.control=shuffled_copies"],
+        "method.control: shuffled_copies, but no unit of the resnet8_cifar is a transfer's copy",
+    ),
+    "layers of another network": (
+        lambda f: [*BASE, "--method.name=random", "--method.rewind=2it", like(f, small_ticket("resnet8_cifar"))],
+        "method.like: is a resnet8_cifar ticket, whose layers are not those of 'resnet14_cifar'",
+    ),
+    "reinit of another network": (
+        lambda f: [*BASE, "--method.name=reinit", like(f, small_ticket("resnet8_cifar"))],
+        "method.like: is a resnet8_cifar ticket",
+    ),
+    "no such ticket to be like": (
+        lambda _: [*BASE, "--method.name=snip", "--method.rewind=2it", "--method.like=/nowhere.safetensors"],
+        "/nowhere.safetensors: no such file",
+    ),
+    "pruned beyond the end": (
+        lambda _: [*BASE, "--method.name=snip", "--method.density=0.1", "--method.rewind=2ep"],
+        "method.rewind: 2ep is step 24",
     ),
     "batch exceeds the set": (lambda _: [*IMP, "--train.global_batch=1500"], "train.global_batch: 1500 exceeds"),
     "batch cannot be accumulated": (lambda _: [*IMP, "--train.accumulate=7"], "120 is not a multiple of accumulate 7"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from elth_dist.engines.numerics import set_numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
 from elth_dist.errors import UserError
@@ -46,11 +47,7 @@ class DdpEngine:
         self._compile = compile_model
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
         self._outcome: StepOutcome | None = None  # of the step whose gradients are finished
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = not deterministic
-        tf32 = "tf32" if precision == "tf32" else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = tf32
-        torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]  # missing in torch's stubs
+        set_numerics(precision, deterministic)
 
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
         model = model.to(self._ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

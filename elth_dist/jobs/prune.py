@@ -5,19 +5,22 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from elth_dist.engines.numerics import set_numerics
 from elth_dist.errors import UserError
 from elth_dist.jobs.context import JobContext, Metrics
-from elth_dist.jobs.options import PruneJob
+from elth_dist.jobs.options import PruneJob, Setting
 from elth_dist.jobs.training import finish_masks
 from elth_dist.models.build import blank_model
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity import criteria
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.sparsity.options import Grasp, Magnitude, Random, Snip, Synflow
+from elth_dist.sparsity.options import Criterion, Grasp, Magnitude, Random, Snip, Synflow
 from elth_dist.sparsity.selection import exact_count, prune_to
 from elth_dist.tickets.controls import copied_weights
 from elth_dist.tickets.ticket import Ticket
+from elth_dist.training.context import Context
 from elth_dist.training.gradients import GlobalBatches, hessian_gradient_products, mean_gradients
+from elth_dist.training.loop import Stopped
 
 #: A criterion's own number of samples a class, where the option `batches` says nothing (Wang et al. 2020, section 5).
 GRASP_SAMPLES_A_CLASS = 10
@@ -29,10 +32,12 @@ def run(options: PruneJob, job: JobContext) -> Metrics:
     ticket = Ticket.load(job.inputs["ticket"].ticket) if "ticket" in job.inputs else like
     assert ticket is not None, "nothing to prune"
     names = copied_weights(ticket) if options.copies else list(ticket.masks)
-    shapes = {name: tuple(ticket.masks[name].shape) for name in names}
-    dense = Masks.dense(shapes).to(job.training.ranks.device)
-    kept = _kept(options, dense, like)
-    pruned = _Pruning(options, job, ticket).prune(dense, kept)
+    dense = Masks.dense({name: ticket.masks[name].shape for name in names}).to(job.training.ranks.device)
+    set_numerics("fp32", options.setting.train.deterministic)
+    model = blank_model(ticket.arch, ticket.num_classes).to_empty(device=job.training.ranks.device)
+    model.load_state_dict(ticket.weights)
+    pruner = Pruner(job.name, model, options.criterion, options.setting, job.training)
+    pruned = pruner.prune(dense, _kept(options, dense, like))
     masks = Masks({**ticket.masks, **pruned.to("cpu")}) if options.copies else pruned.to("cpu")
     return finish_masks(job, ticket, masks, criterion=options.criterion.name)
 
@@ -64,24 +69,27 @@ def _kept(options: PruneJob, dense: Masks, like: Ticket | None) -> int | dict[st
     return -(-like.masks.kept * dense.total // like.masks.total)
 
 
-class _Pruning:
-    """The scores of one criterion for one network."""
+class Pruner:
+    """Prunes a bare network on this rank's device by a criterion."""
 
-    def __init__(self, options: PruneJob, job: JobContext, ticket: Ticket) -> None:
-        self._options, self._job, self._context = options, job, job.training
-        self._model = blank_model(ticket.arch, ticket.num_classes).to_empty(device=self._context.ranks.device)
-        self._model.load_state_dict(ticket.weights)
-        self._weights = prunable_weights(self._model, ())
+    def __init__(self, name: str, model: nn.Module, criterion: Criterion, setting: Setting, context: Context) -> None:
+        """`name`: of the job; `setting`: seed, global batch and accumulation of the data that the criterion looks at.
+
+        The model's BatchNorm is put into the criterion's mode, and its running statistics may change.
+        """
+        self._name, self._model, self._criterion = name, model, criterion
+        self._setting, self._context = setting, context
+        self._weights = prunable_weights(model)
 
     def prune(self, masks: Masks, kept: int | dict[str, int]) -> Masks:
         """Prune dense masks to the wanted counts."""
-        criterion = self._options.criterion
+        criterion = self._criterion
         weights: dict[str, nn.Parameter] = {name: self._weights[name] for name in masks}
         match criterion:
             case Magnitude():
                 return self._select(masks, criteria.magnitude(weights), kept)
             case Random():
-                seed = derive_seed(self._options.setting.seed, "random scores")
+                seed = derive_seed(self._setting.seed, "random scores")
                 return self._select(masks, criteria.random(weights, seed), kept)
             case Synflow(variant="published"):
                 return self._synflow(masks, kept, criterion.steps)
@@ -94,6 +102,11 @@ class _Pruning:
 
     def _select(self, masks: Masks, scores: Mapping[str, Tensor], kept: int | dict[str, int]) -> Masks:
         self._context.ranks.broadcast_(scores.values())
+        if wrong := [name for name, score in scores.items() if not score.isfinite().all()]:
+            raise UserError(
+                f"{self._name}: the {self._criterion.name} scores of {wrong[0]} are not finite: training has diverged "
+                f"before the rewind step; lower train.lr ({self._setting.train.lr})"
+            )
         return prune_to(masks, scores, kept)
 
     def _snip(self, weights: Mapping[str, nn.Parameter], criterion: Snip) -> dict[str, Tensor]:
@@ -103,7 +116,7 @@ class _Pruning:
     def _grasp(self, weights: Mapping[str, nn.Parameter], criterion: Grasp) -> dict[str, Tensor]:
         ranks, temperature = self._context.ranks, criterion.temperature
         samples = GRASP_SAMPLES_A_CLASS * self._context.dataset.num_classes
-        enough = -(-samples // self._options.setting.train.global_batch)
+        enough = -(-samples // self._setting.train.global_batch)
         with self._batches(criterion, published=enough) as batches:
             gradients = mean_gradients(self._model, weights, batches, ranks, temperature=temperature)
             products = hessian_gradient_products(
@@ -113,7 +126,7 @@ class _Pruning:
 
     def _batches(self, criterion: Snip | Grasp, published: int) -> GlobalBatches:
         """What the criterion looks at; the network is put into the mode in which it does."""
-        setting, as_code = self._options.setting, criterion.variant == "elth_code"
+        setting, as_code = self._setting, criterion.variant == "elth_code"
         self._model.train(not as_code)
         return GlobalBatches(
             self._context.dataset,
@@ -121,15 +134,21 @@ class _Pruning:
             global_batch=setting.train.global_batch,
             accumulate=setting.train.accumulate,
             batches=criterion.batches or (None if as_code else published),
-            beat=self._context.watchdog.beat,
+            beat=self._beat,
         )
+
+    def _beat(self) -> None:
+        """Between two passes, on all ranks alike. Stopped, if a signal asked for it: the job starts anew next time."""
+        self._context.watchdog.beat()
+        if self._context.stop.poll():
+            raise Stopped(self._name, 0)
 
     def _synflow(self, masks: Masks, kept: int | dict[str, int], steps: int) -> Masks:
         scores = criteria.Synflow(self._model, self._context.dataset.image_size)
         totals = {"": masks.total} if isinstance(kept, int) else masks.counts
         wanted = {"": kept} if isinstance(kept, int) else kept
         for step in range(1, steps + 1):
-            self._context.watchdog.beat()
+            self._beat()
             counts = criteria.synflow_counts(wanted, totals, step, steps)
             masks = self._select(masks, scores(masks), counts[""] if isinstance(kept, int) else counts)
         return masks

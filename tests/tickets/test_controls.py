@@ -5,9 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from elth_dist.errors import UserError
 from elth_dist.models.build import build_model
-from elth_dist.tickets import Ticket
-from elth_dist.tickets.controls import random_masks, reinitialised
+from elth_dist.models.families import architecture
+from elth_dist.tickets import Ticket, plan_transfer, transfer
+from elth_dist.tickets.controls import copied_weights, random_masks, reinitialised, shuffled_copies
+from elth_dist.tickets.plans import Order
 from elth_dist.tickets.ticket import Control
 
 Make = Callable[..., Ticket]
@@ -57,6 +60,48 @@ def test_reinitialised_keeps_masks_only(ticket: Ticket) -> None:
 def test_reinitialised_never_repeats_the_runs_own_initialisation(ticket: Ticket) -> None:
     own = build_model("resnet14_cifar", 10, seed=7).state_dict()
     assert not torch.equal(reinitialised(ticket, seed=7).weights["conv1.weight"], own["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("target", "order", "copies"),
+    [
+        ("resnet32_cifar", "interpolate", ["1.2", "1.4"]),  # [0,1,1,2,2]
+        ("resnet32_cifar", "append", ["1.3", "1.4"]),  # [0,1,2,1,2]
+        ("resnet44_cifar", "interpolate", ["1.2", "1.3", "1.5", "1.6"]),  # [0,1,1,1,2,2,2]
+    ],
+)
+def test_shuffled_copies_permute_second_and_later_copies_only(
+    make_ticket: Make, target: str, order: Order, copies: list[str]
+) -> None:
+    """E-LTH, figure 4. The first unit from each source keeps its mask, wherever it stands."""
+    moved = transfer(make_ticket("resnet20_cifar"), target, plan_transfer("resnet20_cifar", target, order))
+    control = shuffled_copies(moved, seed=3)
+    changed = [name for name, mask in control.masks.items() if not torch.equal(mask, moved.masks[name])]
+    units = [f"{stage}.{copy.split('.')[1]}" for stage in (1, 2, 3) for copy in copies]
+    assert changed == [f"layer{unit}.conv{conv}.weight" for unit in units for conv in (1, 2)]
+    assert changed == copied_weights(moved)
+    assert control.masks.counts == moved.masks.counts
+    assert _equal_weights(control, moved)
+    assert control.meta.controls == (Control(kind="shuffled_copies", seed=3),)
+
+
+def test_two_copies_of_a_unit_are_shuffled_differently(make_ticket: Make) -> None:
+    moved = transfer(make_ticket("resnet20_cifar"), "resnet44_cifar")
+    control = shuffled_copies(moved, seed=3)
+    assert torch.equal(moved.masks["layer1.2.conv1.weight"], moved.masks["layer1.3.conv1.weight"])
+    assert not torch.equal(control.masks["layer1.2.conv1.weight"], control.masks["layer1.3.conv1.weight"])
+
+
+def test_copies_of_a_vgg_are_convolutions(make_ticket: Make) -> None:
+    moved = transfer(make_ticket("vgg13"), "vgg16")  # [0,1,1] in stages 3 to 5
+    network = architecture("vgg16")
+    assert copied_weights(moved) == [f"{network.unit_prefixes(stage, 2)[0]}.weight" for stage in (2, 3, 4)]
+
+
+def test_nothing_to_shuffle_is_an_error(ticket: Ticket, make_ticket: Make) -> None:
+    for without in (ticket, transfer(make_ticket("resnet20_cifar"), "resnet14_cifar")):
+        with pytest.raises(UserError, match="no unit of this resnet14_cifar ticket is a transfer's copy"):
+            shuffled_copies(without, 0)
 
 
 @pytest.mark.parametrize("control", [random_masks, reinitialised])

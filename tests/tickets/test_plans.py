@@ -270,3 +270,18 @@ def test_options() -> None:
 def test_wrong_options(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TransferOptions.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "order", "copies"),
+    [
+        ("resnet26", "resnet34", "interpolate", ((2,), (2,), (2, 4), ())),
+        ("resnet26", "resnet34", "append", ((2,), (2,), (3, 4), ())),
+        ("resnet34", "resnet18", "interpolate", ((), (), (), ())),
+        ("resnet20_cifar", "resnet44_cifar", "append", ((3, 4, 5, 6),) * 3),
+    ],
+)
+def test_copies_are_all_but_the_first_from_a_source(
+    source: str, target: str, order: Order, copies: tuple[tuple[int, ...], ...]
+) -> None:
+    assert plan_transfer(source, target, order).copies == copies

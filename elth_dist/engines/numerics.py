@@ -1,0 +1,12 @@
+"""How this process computes: kernels and the precision of fp32 products. One place, since torch keeps it globally."""
+
+import torch
+
+
+def set_numerics(precision: str, deterministic: bool) -> None:
+    """From now on: TF32 products under "tf32" alone, and bit-reproducible kernels only if `deterministic`."""
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    tf32 = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = tf32
+    torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]  # missing in torch's stubs
