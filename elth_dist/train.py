@@ -7,8 +7,8 @@ skipped, what was interrupted continues, so that the same command always leads t
 import json
 import logging
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, get_args
 
 from elth_dist.config import Config, read_config
 from elth_dist.data.catalog import check_data
@@ -16,8 +16,18 @@ from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.errors import DisagreementError, OneRankError, UserError
 from elth_dist.jobs.graph import identities, parts, plan
-from elth_dist.jobs.options import OF_COPIES, AtDensity, ImpMethod, PrunedMethod, ReinitMethod, TicketMethod
+from elth_dist.jobs.options import (
+    OF_COPIES,
+    AtDensity,
+    DynamicMethod,
+    ImpMethod,
+    Method,
+    PrunedMethod,
+    ReinitMethod,
+    TicketMethod,
+)
 from elth_dist.runtime.environment import environment_ranks
+from elth_dist.sparsity.updates.options import Dynamic
 
 if TYPE_CHECKING:
     from elth_dist.tickets.ticket import Ticket
@@ -71,6 +81,24 @@ def check_size(config: Config, num_train: int, rank: int, world_size: int, rewin
             f"{where} is step {rewind_step}, but train.epochs {train.epochs} makes {train.epochs * steps} steps "
             f"({steps} an epoch): nothing would be left to train"
         )
+    for option, update in _updates(method):
+        try:
+            update.check(train.epochs * steps, steps)
+        except UserError as error:
+            raise UserError(f"{option}: {error}") from None
+
+
+def _updates(method: Method) -> Iterator[tuple[str, Dynamic]]:
+    """Every update that a method's trainings make, by the option that asks for it."""
+    if isinstance(method, DynamicMethod):
+        yield "method", method.update
+    elif isinstance(method, ImpMethod):
+        places = {"method": method.controls}
+        places |= {f"method.transfers.{number}": branch.controls for number, branch in enumerate(method.transfers)}
+        for place, controls in places.items():
+            for number, control in enumerate(controls):
+                if isinstance(control, get_args(Dynamic)):
+                    yield f"{place}.controls.{number}", control
 
 
 def run(config: Config) -> None:

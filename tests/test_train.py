@@ -324,6 +324,15 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "batch cannot be accumulated": (lambda _: [*IMP, "--train.accumulate=7"], "120 is not a multiple of accumulate 7"),
     "rewind beyond the end": (lambda _: [*BASE, "--method.rewind=2ep"], "method.rewind: 2ep is step 24"),
     "transfer to another family": (lambda _: [*BASE, '--method.transfers=[{"to": "vgg16"}]'], "method.transfers.0"),
+    "ramp beyond the end": (
+        lambda _: [*BASE, "--method.name=dpf", "--method.density=0.1", "--method.end=25it"],
+        "method: the ramp goes from begin 0.0 (step 0) to end 25it (step 25), which must be a later step, 24 at most",
+    ),
+    "ramp of a control beyond the end": (
+        lambda _: [*BASE, '--method.controls=["dense", {"name": "gradual", "end": "3ep"}]'],
+        "method.controls.1: the ramp goes",
+    ),
+    "no density": (lambda _: [*BASE, "--method.name=rigl"], "method: needs either density or like"),
     "no GPU": (lambda _: [*IMP, "--engine.device=cuda"], "engine.device: 'cuda' asked for"),
 }
 

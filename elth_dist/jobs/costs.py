@@ -10,7 +10,8 @@ from elth_dist.runtime.run_directory import RunDirectory
 def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | None:
     """Training FLOPs of a finished job and of all jobs that it rests on, each counted once.
 
-    For a ticket, these are the training to the rewind step, the trainings of all levels before, and its own. None where
+    For a ticket, these are the training to the rewind step, the trainings of all levels before, and its own. A ticket
+    that was only looked at for its density (`like`) costs nothing. None where
     a ticket file from elsewhere is among them: what that one cost is not known here.
     """
     by_name, needed, waiting = {job.name: job for job in jobs}, set[str](), [name]
@@ -18,7 +19,7 @@ def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | No
         current = waiting.pop()
         if current not in needed:
             needed.add(current)
-            waiting += by_name[current].inputs.values()
+            waiting += [needs for role, needs in by_name[current].inputs.items() if role != "like"]
     if any(getattr(by_name[needs].options, "path", None) is not None for needs in needed):
         return None
     costs: list[int] = [run.job(needs).read().metrics.get("train_flops", 0) for needs in needed]

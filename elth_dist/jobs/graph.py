@@ -11,6 +11,8 @@ from elth_dist.jobs.options import (
     Altered,
     Control,
     DenseMethod,
+    DynamicJob,
+    DynamicMethod,
     ImpMethod,
     JobOptions,
     LevelJob,
@@ -29,6 +31,7 @@ from elth_dist.jobs.options import (
 )
 from elth_dist.options import Step
 from elth_dist.sparsity.options import Snip
+from elth_dist.sparsity.updates.options import Dpf, Dynamic, Gradual, Rigl, Set, Snfs
 
 #: Part of every identity: raised when the meaning of an option or of a job changes.
 GRAPH_VERSION = 1
@@ -86,6 +89,9 @@ def plan(method: Method, setting: Setting) -> list[Job]:
             theta_r = graph.add("pretrain", PretrainJob(setting=setting, rewind=method.rewind))
             options = PruneJob(setting=setting, criterion=method.criterion, density=method.density, path=method.like)
             graph.add("train", _train(setting), ticket=graph.add("mask", options, ticket=theta_r))
+        case DynamicMethod():
+            changing = _changing(setting, method.update, density=method.density, path=method.like)
+            graph.add("train", changing)
         case ReinitMethod():
             graph.add("train", _train(setting, control="reinit", path=method.like))
     return graph.jobs
@@ -184,6 +190,9 @@ def _add_control(graph: _Graph, control: Control, place: _Place) -> None:
             options = PruneJob(setting=setting, criterion=criterion, copies=True)
             mask = graph.add(f"mask-{name}", options, ticket=place.ticket, like=place.ticket)
             graph.add(name, _train(setting), ticket=mask)
+        case Rigl() | Set() | Snfs() | Gradual() | Dpf():
+            longer = "" if control.multiplier == 1 else f"-{control.multiplier}x"
+            graph.add(f"{control.name}{longer}-{place.name}", _changing(setting, control), like=place.ticket)
         case _:
             theta_r = graph.add(place.theta_r, PretrainJob(setting=setting, rewind=place.rewind))
             options = PruneJob(setting=setting, criterion=control)
@@ -198,6 +207,11 @@ def _dense(graph: _Graph, setting: Setting) -> None:
 
 def _train(setting: Setting, **options: Any) -> TrainJob:
     return TrainJob(setting=setting, data_order="train", **options)
+
+
+def _changing(setting: Setting, update: Dynamic, **options: Any) -> DynamicJob:
+    """From initialisation, in the data order of dense training."""
+    return DynamicJob(setting=setting, data_order="pretrain", update=update, **options)
 
 
 def _level_name(level: int) -> str:

@@ -9,6 +9,7 @@ from elth_dist.engines.options import EngineOptions
 from elth_dist.models.options import ModelOptions
 from elth_dist.options import Options, Step
 from elth_dist.sparsity.options import Criterion, Grasp, Magnitude, Random, Snip, Synflow
+from elth_dist.sparsity.updates.options import Dpf, Dynamic, Gradual, Rigl, Set, Snfs
 from elth_dist.tickets.options import TransferOptions
 from elth_dist.training.options import TrainOptions
 
@@ -46,9 +47,13 @@ def _by_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-#: An experiment beside a ticket, at its density. Those that prune, at theta_r of the network's own pretraining.
+#: An experiment beside a ticket, at its density. Those that prune, at theta_r of the network's own pretraining; those
+#: that change masks while training, from initialisation.
 Control = Annotated[
-    Annotated[Altered | Magnitude | Snip | Grasp | Synflow | SnipCopies, Field(discriminator="name")],
+    Annotated[
+        Altered | Magnitude | Snip | Grasp | Synflow | SnipCopies | Rigl | Set | Snfs | Gradual | Dpf,
+        Field(discriminator="name"),
+    ],
     BeforeValidator(_by_name),
 ]
 
@@ -171,6 +176,37 @@ class RandomMethod(PrunedMethod, Random):
     """Random masks at theta_r."""
 
 
+class DynamicMethod(AtDensity):
+    """Train one network from initialisation, with masks that change meanwhile."""
+
+    @property
+    def update(self) -> Dynamic:
+        """How they change."""
+        kind = next(kind for kind in get_args(Dynamic) if isinstance(self, kind))
+        found: Dynamic = _only(kind, self)
+        return found
+
+
+class RiglMethod(DynamicMethod, Rigl):
+    """RigL from initialisation."""
+
+
+class SetMethod(DynamicMethod, Set):
+    """SET from initialisation."""
+
+
+class SnfsMethod(DynamicMethod, Snfs):
+    """SNFS from initialisation."""
+
+
+class GradualMethod(DynamicMethod, Gradual):
+    """Gradual magnitude pruning from initialisation."""
+
+
+class DpfMethod(DynamicMethod, Dpf):
+    """DPF from initialisation."""
+
+
 class ReinitMethod(Options):
     """A ticket's masks on a fresh initialisation, trained as the ticket is."""
 
@@ -187,6 +223,11 @@ Method = Annotated[
     | GraspMethod
     | SynflowMethod
     | RandomMethod
+    | RiglMethod
+    | SetMethod
+    | SnfsMethod
+    | GradualMethod
+    | DpfMethod
     | ReinitMethod,
     Field(discriminator="name"),
 ]
@@ -264,4 +305,18 @@ class TrainJob(Options):
     path: str | None = None
 
 
-JobOptions = PretrainJob | LevelJob | MaskJob | PruneJob | TransferJob | TrainJob
+class DynamicJob(Options):
+    """Train from initialisation to the end while masks change.
+
+    Inputs: like (the ticket whose density is reached), or `path`, or `density`.
+    """
+
+    kind: Literal["train"] = "train"
+    setting: Setting
+    data_order: str
+    update: Dynamic = Field(discriminator="name")
+    density: float | None = None
+    path: str | None = Field(default=None, description="a ticket file from elsewhere, in the place of the input `like`")
+
+
+JobOptions = PretrainJob | LevelJob | MaskJob | PruneJob | TransferJob | TrainJob | DynamicJob

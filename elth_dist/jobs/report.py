@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from elth_dist.jobs.costs import cost_columns, history_flops
 from elth_dist.jobs.graph import Job
-from elth_dist.jobs.options import LevelJob, PruneJob, TrainJob
+from elth_dist.jobs.options import DynamicJob, LevelJob, PruneJob, TrainJob
 from elth_dist.reporting.plots import plot_top1
 from elth_dist.reporting.tables import ResultRow, print_table, render_markdown
 from elth_dist.runtime.files import write_atomically
@@ -21,6 +21,8 @@ def result_rows(jobs: Sequence[Job], run: RunDirectory) -> list[ResultRow]:
                 what = "IMP"
             case TrainJob():
                 what = _what(job, by_name, run)
+            case DynamicJob():
+                what = _changing(job.options)
             case _:
                 continue
         found = run.job(job.name).read().metrics
@@ -52,6 +54,7 @@ _CRITERIA = {
     "synflow": "SynFlow",
     "random": "random masks",
 }
+_UPDATES = {"rigl": "RigL", "set": "SET", "snfs": "SNFS", "gradual": "gradual", "dpf": "DPF"}
 _CONTROLS = {
     "random": "random masks",
     "reinit": "reinit",
@@ -74,6 +77,14 @@ def _what(job: Job, jobs: Mapping[str, Job], run: RunDirectory) -> str:
         return f"{pruned} ({_origin(jobs[source.inputs['ticket']], run)})"
     origin = _origin(source, run)
     return origin if control is None else f"{_CONTROLS[control]} ({origin})"
+
+
+def _changing(options: DynamicJob) -> str:
+    update = options.update
+    longer = "" if update.multiplier == 1 else f"-{update.multiplier}x"
+    usual = update.distribution == type(update).model_fields["distribution"].default
+    spread = update.distribution.upper() if update.distribution == "erk" else update.distribution
+    return f"{_UPDATES[update.name]}{longer}" + ("" if usual else f", {spread}")
 
 
 def _pruned(options: PruneJob) -> str:

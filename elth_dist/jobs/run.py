@@ -5,10 +5,10 @@ import time
 from collections.abc import Mapping
 
 from elth_dist.errors import UserError
-from elth_dist.jobs import level, mask, pretrain, prune, train, transfer
+from elth_dist.jobs import dynamic, level, mask, pretrain, prune, train, transfer
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.graph import Job
-from elth_dist.jobs.options import LevelJob, MaskJob, PretrainJob, PruneJob, TrainJob, TransferJob
+from elth_dist.jobs.options import DynamicJob, LevelJob, MaskJob, PretrainJob, PruneJob, TrainJob, TransferJob
 from elth_dist.runtime.run_directory import JobFolder, RunDirectory
 from elth_dist.training.context import Context
 
@@ -80,3 +80,5 @@ def _do(job: Job, context: JobContext) -> Metrics:
             return transfer.run(job.options, context)
         case TrainJob():
             return train.run(job.options, context)
+        case DynamicJob():
+            return dynamic.run(job.options, context)

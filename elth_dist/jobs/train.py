@@ -13,6 +13,7 @@ from elth_dist.jobs.training import (
 from elth_dist.models.families import architecture
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.tickets.controls import random_masks, reinitialised, shuffled_copies
 from elth_dist.tickets.weights import save_weights
 
@@ -45,7 +46,7 @@ def _train_dense(options: TrainJob, job: JobContext) -> Metrics:
     model = initial_model(setting, job.training.dataset.num_classes)
     masks = Masks.dense(model, architecture(setting.model.arch).excluded)
     title = f"dense {setting.model.arch}"
-    fitted = train(job, setting, model, masks, data_order=options.data_order, title=title)
+    fitted = train(job, setting, model, StaticMask(masks), data_order=options.data_order, title=title)
     if job.is_main:
         save_weights(job.folder.trained, fitted.weights)
     job.training.reporter.level_end(fitted.end, masks, fitted.weights, None)

@@ -12,6 +12,7 @@ from elth_dist.options import Step
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.updates.protocol import MaskUpdate
 from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.tickets.ticket import Ticket
 from elth_dist.tickets.weights import save_weights
@@ -36,22 +37,24 @@ def train(
     job: JobContext,
     setting: Setting,
     model: nn.Module,
-    masks: Masks,
+    update: MaskUpdate,
     *,
     data_order: str,
     title: str,
     start: int = 0,
     until: Step | None = None,
+    stretched: int = 1,
 ) -> Fitted:
     """Run fit() for a job, with its checkpoints in its folder."""
     task = Task(
         name=job.name,
         title=title,
         model=model,
-        update=StaticMask(masks),
+        update=update,
         seed=derive_seed(setting.seed, "order", data_order),
         start=start,
         until=until,
+        stretched=stretched,
     )
     checkpoints = Checkpoints(job.folder.checkpoints, job.training.ranks)
     return fit(task, setting.train, setting.engine, job.training, checkpoints)
@@ -68,7 +71,7 @@ def train_ticket(
         job,
         setting,
         model_of(ticket),
-        ticket.masks,
+        StaticMask(ticket.masks),
         data_order=data_order,
         title=title,
         start=ticket.meta.rewind_step,

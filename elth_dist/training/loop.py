@@ -39,6 +39,7 @@ class Task:
     seed: int  # of the data order and augmentation
     start: int = 0  # optimizer step at which this training enters the schedule
     until: Step | None = None  # where it leaves the schedule; None: at the end
+    stretched: int = 1  # how many times as long the schedule is as that of the dense training it is compared with
 
 
 class Fitted(NamedTuple):
@@ -50,7 +51,7 @@ class Fitted(NamedTuple):
     end: int  # steps of the schedule between which it ran
     samples: int  # training samples that it saw
     flops: Flops  # that it took
-    dense_flops: int  # that one dense training of the same network takes, from step 0 to the end of the schedule
+    dense_flops: int  # that one dense training of the same network takes, from step 0 to the end (not stretched)
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the way a run leaves when it is asked to
@@ -134,6 +135,7 @@ class _Training:
         self._update = task.update
         counted = network(architecture_of(task.model).name, size, dataset.num_classes)
         self._flops = FlopsMeter(counted, options.global_batch)
+        self._dense_flops = self._flops.dense_training(self.total // task.stretched)
         self._meters = Meters(ranks)
         self._clock = Clock()
         self._evaluation: Evaluation | None = None
@@ -288,7 +290,7 @@ class _Training:
         assert self._evaluation is not None, "a training ends with an evaluation"
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._engine.weights().items()}
         samples = (self.end - self._task.start) * self._options.global_batch
-        flops, dense = self._flops.read(self._update.masks), self._flops.dense_training(self.total)
+        flops, dense = self._flops.read(self._update.masks), self._dense_flops
         return Fitted(weights, self._evaluation, self._task.start, self.end, samples, flops, dense)
 
     def _prove_agreement(self) -> None:
@@ -298,7 +300,7 @@ class _Training:
         reporter, flops = self._context.reporter, self._flops.read(self._update.masks)
         values |= {
             "flops/train": float(flops.train),
-            "flops/train_relative": flops.train / self._flops.dense_training(self.total),
+            "flops/train_relative": flops.train / self._dense_flops,
             "flops/forward": float(flops.forward),
         }
         reporter.scalars(self.step, self.step / self.per_epoch, values)

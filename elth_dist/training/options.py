@@ -66,6 +66,15 @@ class TrainOptions(Options):
             raise ValueError(f"global_batch {self.global_batch} is not a multiple of accumulate {self.accumulate}")
         return self
 
+    def stretched(self, factor: int) -> "TrainOptions":
+        """The same recipe for a training `factor` times as long: every point of the schedule moves with it."""
+        points = {
+            "epochs": self.epochs * factor,
+            "milestones": tuple(point.times(factor) for point in self.milestones),
+            "warmup": self.warmup.times(factor),
+        }
+        return self.model_copy(update=points)
+
     @property
     def peak_lr(self) -> float:
         """The highest learning rate, after linear scaling with the global batch."""

@@ -7,7 +7,17 @@ from pydantic import TypeAdapter
 
 from elth_dist.data.options import DataOptions
 from elth_dist.jobs.graph import Job, identities, plan
-from elth_dist.jobs.options import DenseMethod, ImpMethod, LevelJob, Method, PruneJob, Setting, TicketMethod, TrainJob
+from elth_dist.jobs.options import (
+    DenseMethod,
+    DynamicJob,
+    ImpMethod,
+    LevelJob,
+    Method,
+    PruneJob,
+    Setting,
+    TicketMethod,
+    TrainJob,
+)
 from elth_dist.models.options import ModelOptions
 from elth_dist.training.options import TrainOptions
 
@@ -94,6 +104,27 @@ def test_methods_that_prune_at_the_rewinding_weights(name: str) -> None:
     assert shape(like) == shape(jobs)
     assert identities(like)["pretrain"] == identities(jobs)["pretrain"]
     assert identities(like)["mask"] != identities(like, {"a.safetensors": "hash"})["mask"]
+
+
+UPDATES = ["rigl", "set", "snfs", "gradual", "dpf"]
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_methods_that_change_masks_are_one_training(name: str) -> None:
+    [job] = plan(method(name=name, density=0.1, multiplier=5), setting())
+    assert (job.name, dict(job.inputs)) == ("train", {})
+    assert isinstance(job.options, DynamicJob)
+    assert (job.options.update.name, job.options.update.multiplier, job.options.density) == (name, 5, 0.1)
+    [like] = plan(method(name=name, like="a.safetensors"), setting())
+    assert identities([like]) != identities([like], {"a.safetensors": "hash"})
+
+
+def test_controls_that_change_masks_look_at_the_ticket_for_its_density() -> None:
+    controls = [*UPDATES, {"name": "rigl", "multiplier": 5}, {"name": "rigl", "distribution": "erk"}]
+    found = shape(plan(imp(levels=0, controls=controls), setting()))
+    ours = {name: inputs for name, inputs in found.items() if "like" in inputs}
+    names = [*(f"{name}-resnet14_cifar" for name in UPDATES), "rigl-5x-resnet14_cifar", "rigl-resnet14_cifar-2"]
+    assert ours == {name: {"like": "pretrain"} for name in names}
 
 
 def test_reinit_takes_everything_but_weights_from_its_ticket() -> None:

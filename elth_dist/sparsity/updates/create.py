@@ -1,6 +1,5 @@
 """From options to the update that they describe."""
 
-from elth_dist.errors import UserError
 from elth_dist.sparsity.distributions import DISTRIBUTIONS, Distribution
 from elth_dist.sparsity.masks import Masks
 from elth_dist.sparsity.updates import options as names
@@ -17,7 +16,7 @@ def create_update(
     """An update for one training from initialisation.
 
     Args:
-        options: which, and how; `multiplier` has been seen to (see `stretched`).
+        options: which, and how; `stretched` already.
         dense: dense masks of the network's prunable weights.
         density: kept fraction at the end, 0 < density <= 1.
         seed: of initial masks and random growth; the same on every rank.
@@ -25,7 +24,7 @@ def create_update(
         agree: called with the masks after each change; raises unless all ranks hold the same.
 
     Raises:
-        UserError: the training ends before the update's own points are reached.
+        UserError: the training does not reach the end of the ramp.
     """
     shapes = {name: tuple(mask.shape) for name, mask in dense.items()}
 
@@ -45,15 +44,8 @@ def create_update(
                 case names.Snfs():
                     return Snfs(masks, replacement, agree, options.momentum)
         case names.Gradual() | names.Dpf():
-            begin = steps_at(options.begin, total_steps, steps_per_epoch)
-            end = steps_at(options.end, total_steps, steps_per_epoch)
-            if not begin < end <= total_steps:
-                raise UserError(
-                    f"{options.name}: its ramp goes from step {begin} (begin: {options.begin}) to step {end} "
-                    f"(end: {options.end}), which must be a later one, at most the training's last, {total_steps}"
-                )
             final = density if options.distribution == "global" else spread(options.distribution)
-            ramp = Ramp(options.every, begin, end, final)
+            ramp = Ramp(options.every, *options.ramp(total_steps, steps_per_epoch), final)
             return (
                 Gradual(dense, ramp, agree)
                 if isinstance(options, names.Gradual)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from elth_dist.errors import UserError
 from elth_dist.options import Options, Step
 from elth_dist.sparsity.distributions import Distribution
 
@@ -33,6 +34,9 @@ class _Dynamic(Options):
             if isinstance(value := getattr(self, name), Step)
         }
         return self.model_copy(update={**points, "multiplier": 1})
+
+    def check(self, total_steps: int, steps_per_epoch: int) -> None:
+        """UserError unless a training of so many steps (times `multiplier`) reaches the points that it must."""
 
 
 class _DropAndGrow(_Dynamic):
@@ -78,6 +82,19 @@ class _Ramp(_Dynamic):
         if type(self.begin) is type(self.end) is float and self.begin >= self.end:
             raise ValueError(f"begin {self.begin} is not before end {self.end}")
         return self
+
+    def ramp(self, total_steps: int, steps_per_epoch: int) -> tuple[int, int]:
+        """`begin` and `end` in optimizer steps. UserError unless the training reaches them."""
+        begin, end = (steps_at(point, total_steps, steps_per_epoch) for point in (self.begin, self.end))
+        if not begin < end <= total_steps:
+            raise UserError(
+                f"the ramp goes from begin {self.begin} (step {begin}) to end {self.end} (step {end}), which must be a "
+                f"later step, {total_steps} at most, the training's last"
+            )
+        return begin, end
+
+    def check(self, total_steps: int, steps_per_epoch: int) -> None:
+        self.stretched().ramp(total_steps * self.multiplier, steps_per_epoch)
 
 
 class Gradual(_Ramp):
