@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
 from elth_dist.data.options import DataOptions
 from elth_dist.errors import UserError
 
@@ -166,6 +167,32 @@ def python_batches(root: Path) -> Path | None:
     """The folder that holds CIFAR-10's cifar-10-batches-py: `root` or, when `root` is that very folder, its parent."""
     parent = root.absolute().parent if root.name == "cifar-10-batches-py" else root
     return parent if (parent / "cifar-10-batches-py").is_dir() else None
+
+
+#: Training images and classes of what is published; folders are counted.
+_PUBLISHED = {"imagenet": (1_281_167, 1000), "cifar10": (50_000, 10), "digits": (DIGITS_TRAIN_SIZE, 10)}
+
+
+def dataset_size(options: DataOptions) -> tuple[int, int]:
+    """(training images, classes), without opening the dataset.
+
+    What `data.root` holds is counted, where it is given; otherwise they are those of the published dataset.
+
+    Raises:
+        UserError: data.root is needed, or is no dataset.
+    """
+    if options.name == "synthetic":
+        assert options.num_train is not None
+        assert options.num_classes is not None
+        return options.num_train, options.num_classes
+    if options.root is None and options.name not in _PUBLISHED:
+        raise UserError(f"data.root: {options.name!r} needs the folder of the dataset; pass --data.root FOLDER")
+    if options.root is None or options.name == "digits":
+        return _PUBLISHED[options.name]
+    if options.name == "cifar10" and python_batches(options.root) is not None:
+        return _PUBLISHED["cifar10"]
+    catalog = scan(options.root)
+    return len(catalog.train), len(catalog.classes)
 
 
 def check_data(options: DataOptions) -> None:

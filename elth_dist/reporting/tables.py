@@ -1,7 +1,7 @@
 """The table that a run ends with: rich on a terminal, plain text in a log, markdown in the report."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -68,10 +68,14 @@ def render_markdown(rows: Sequence[ResultRow]) -> str:
 
 def render_text(rows: Sequence[ResultRow]) -> str:
     """The table in plain characters with aligned columns, ending with a newline."""
-    headings, body = cells(rows)
+    return aligned(*cells(rows), left=_TEXT_COLUMNS)
+
+
+def aligned(headings: Sequence[str], body: Sequence[Sequence[str]], *, left: Collection[str]) -> str:
+    """Any table in plain characters, one line each: the columns headed by one of `left` to the left, others right."""
     widths = [max(map(len, column)) for column in zip(headings, *body, strict=True)]
     lines = [headings, ["-" * width for width in widths], *body]
-    return "".join("  ".join(_align(headings, line, widths)).rstrip() + "\n" for line in lines)
+    return "".join("  ".join(_align(headings, line, widths, left)).rstrip() + "\n" for line in lines)
 
 
 def print_table(
@@ -95,8 +99,8 @@ def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
-def _align(headings: Sequence[str], line: Sequence[str], widths: Sequence[int]) -> list[str]:
+def _align(headings: Sequence[str], line: Sequence[str], widths: Sequence[int], left: Collection[str]) -> list[str]:
     return [
-        cell.ljust(width) if heading in _TEXT_COLUMNS else cell.rjust(width)
+        cell.ljust(width) if heading in left else cell.rjust(width)
         for heading, cell, width in zip(headings, line, widths, strict=True)
     ]
