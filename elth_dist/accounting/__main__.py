@@ -275,13 +275,14 @@ def _say_paper(as_json: bool) -> None:
         print(f"{table.title}\n")
         print(aligned(headings, body, left=("figure", "note")))
         print(f"{table.remark}\n\n")
-    strangers = [
-        f"  {table.title.split(':')[0]}: {f.what} ({f.published})"
+    unreal = [
+        f"  {table.title.split(', one')[0]}: {figure.what}: published {figure.published}, "
+        f"exact {' or '.join(as_printed(value, figure.published) for value in figure.exact)}"
         for table in found
-        for f in table.figures
-        if not f.follows
+        for figure in table.figures
+        if not figure.follows
     ]
-    print("Published figures whose printed digits do not follow from real FLOPs:", *strangers, sep="\n")
+    print("Published figures whose printed digits do not follow from real FLOPs:", *unreal, sep="\n")
 
 
 def _print_json(value: Any) -> None:

@@ -85,36 +85,30 @@ def count_layers(model: nn.Module, image_shape: Sequence[int]) -> Network:
             costs would be missing.
     """
     blank = _on_meta(model)
-    owners: dict[str, nn.Module] = {}
-    for prefix, module in blank.named_modules():
-        if isinstance(module, _ConvNd | nn.Linear):
-            owners[f"{prefix}.weight" if prefix else "weight"] = module
+    owned = {id(module.weight) for module in blank.modules() if isinstance(module, _ConvNd | nn.Linear)}
+    weights = {name: parameter for name, parameter in blank.named_parameters() if id(parameter) in owned}
     for name, parameter in blank.named_parameters():
-        if parameter.ndim > 1 and name not in owners:
+        if parameter.ndim > 1 and name not in weights:
             raise ValueError(f"{name} belongs to no convolution or linear layer: its FLOPs are not known")
-    found: dict[nn.Module, list[int]] = {module: [0, 0] for module in owners.values()}
-    elementwise = [0]
+    uses = {id(weight): [0, 0] for weight in weights.values()}  # of a weight, by whichever layers share it
+    elementwise = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if module in found:
+        nonlocal elementwise
+        if isinstance(module, _ConvNd | nn.Linear):
             positions, outputs = _uses(module, inputs[0], output)
-            found[module][0] += positions
-            found[module][1] += outputs
+            uses[id(module.weight)][0] += positions
+            uses[id(module.weight)][1] += outputs
         else:
-            elementwise[0] += _elementwise(module, inputs[0], output)
+            elementwise += _elementwise(module, inputs[0], output)
 
-    handles = [module.register_forward_hook(count) for module in blank.modules()]
+    for module in blank.modules():
+        module.register_forward_hook(count)
     with torch.no_grad():
         blank.eval()(torch.empty(1, *image_shape, device="meta"))
-    for handle in handles:
-        handle.remove()
-    layers = tuple(
-        Layer(name, tuple(owners[name].weight.shape), *found[owners[name]])  # type: ignore[arg-type]
-        for name, _ in blank.named_parameters()
-        if name in owners
-    )
+    layers = tuple(Layer(name, tuple(weight.shape), *uses[id(weight)]) for name, weight in weights.items())
     described = getattr(model, "architecture", None)
-    return Network(layers, elementwise[0], getattr(described, "name", None), getattr(described, "excluded", ()))
+    return Network(layers, elementwise, getattr(described, "name", None), getattr(described, "excluded", ()))
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
@@ -124,7 +118,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, blank)
 
 
-def _uses(module: nn.Module, image: Tensor, output: Tensor) -> tuple[int, int]:
+def _uses(module: _ConvNd | nn.Linear, image: Tensor, output: Tensor) -> tuple[int, int]:
     """How often each weight is used, and the output's elements."""
     if isinstance(module, _ConvTransposeNd):  # each input element meets its kernel once
         return image.numel() // module.in_channels, output.numel()
