@@ -37,6 +37,31 @@ def test_shipped_config_is_valid_and_says_how_to_run_it(path: Path) -> None:
     assert config.run.name == path.stem
 
 
+#: Density of the paper's figures: six, ten and thirteen IMP levels.
+PUBLISHED = {"imagenet": 0.8**6, "cifar10": 0.8**10}
+
+
+@pytest.mark.parametrize("folder", PUBLISHED)
+@pytest.mark.parametrize("method", ["magnitude", "snip", "grasp", "synflow", "random", "reinit"])
+def test_shipped_methods_share_their_networks_recipe_and_density(folder: str, method: str) -> None:
+    depths = {"imagenet": (18, 26, 34), "cifar10": (20, 32, 56)}[folder]
+    for name in (f"resnet{depth}" for depth in depths):
+        imp, config = (
+            read_config(["--config", str(ROOT / f"configs/{folder}/{name}_{which}.yaml")]).config
+            for which in ("imp", method)
+        )
+        assert config.setting == imp.setting
+        assert isinstance(imp.method, ImpMethod)
+        assert config.method.name == method
+        assert getattr(config.method, "rewind", imp.method.rewind) == imp.method.rewind
+        density = getattr(config.method, "density", None)
+        like = getattr(config.method, "like", None)
+        if density is not None:
+            assert density == pytest.approx(PUBLISHED[folder], rel=1e-12)
+        else:
+            assert like == str(Path("runs") / imp.run.name / f"mask-{imp.method.levels:02d}" / "ticket.safetensors")
+
+
 def test_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
     explicit = ["--method.transfers", '[{"to": "resnet8_cifar", "plan": "0:0"}, {"to": "resnet20_cifar"}]']
     controls = ["--method.controls", '["reinit", {"name": "grasp", "batches": 2}]']
