@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elth_dist.jobs.graph import Job
+from elth_dist.jobs.options import DynamicJob, PruneJob
 from elth_dist.runtime.run_directory import RunDirectory
 
 
@@ -11,8 +12,8 @@ def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | No
     """Training FLOPs of a finished job and of all jobs that it rests on, each counted once.
 
     For a ticket, these are the training to the rewind step, the trainings of all levels before, and its own. A ticket
-    that was only looked at for its density (`like`) costs nothing. None where
-    a ticket file from elsewhere is among them: what that one cost is not known here.
+    that was only looked at for its density (`like`) costs nothing, nor does scoring theta_r: a batch or two. None where
+    a ticket file from elsewhere is built upon: what that one cost is not known here.
     """
     by_name, needed, waiting = {job.name: job for job in jobs}, set[str](), [name]
     while waiting:
@@ -20,10 +21,16 @@ def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | No
         if current not in needed:
             needed.add(current)
             waiting += [needs for role, needs in by_name[current].inputs.items() if role != "like"]
-    if any(getattr(by_name[needs].options, "path", None) is not None for needs in needed):
+    if any(_builds_on_a_file(by_name[needs]) for needs in needed):
         return None
     costs: list[int] = [run.job(needs).read().metrics.get("train_flops", 0) for needs in needed]
     return sum(costs)
+
+
+def _builds_on_a_file(job: Job) -> bool:
+    if isinstance(job.options, DynamicJob) or (isinstance(job.options, PruneJob) and "ticket" in job.inputs):
+        return False  # its file says how dense to be
+    return getattr(job.options, "path", None) is not None
 
 
 def cost_columns(metrics: Mapping[str, Any], history: int | None) -> dict[str, str]:

@@ -1,4 +1,15 @@
-"""How a config names what masks are chosen by. No torch here."""
+"""How a config names what masks are chosen by. No torch here.
+
+Criteria are those of the papers. `variant: elth_code` is what the authors' code of E-LTH (VITA-Group/ElasticLTH)
+computes by the same name, which differs:
+
+- SNIP: the gradient is summed over a whole epoch of training data, with BatchNorm in evaluation mode (running
+  statistics), where the paper takes one batch in training mode.
+- GraSP: the same, and weights go by |w (H g)|: the sign, which is the paper's point, is lost.
+- SynFlow: weights stay signed, the loss of real data takes the place of R, and there is one pruning: SNIP, by name.
+
+Their code also prunes one weight more than asked, and all ties with it; our counts are exact in both variants.
+"""
 
 from typing import Annotated, Literal
 

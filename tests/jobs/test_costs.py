@@ -97,3 +97,14 @@ def test_report_and_metrics_carry_flops(finished: Path) -> None:
     assert [row["flops/train"] for row in level] == [3 * forward * (row["step"] - 2) * 120 for row in level]
     [last] = {row["flops/train_relative"] for row in trained if row["job"].startswith("dense") and row["step"] == 24}
     assert last == 1.0
+
+
+def test_a_ticket_that_only_says_how_dense_costs_nothing(finished: Path, tmp_path: Path) -> None:
+    path = finished / "mask-01/ticket.safetensors"
+    method = ["--method.name=magnitude", f"--method.like={path}", "--method.rewind=2it"]
+    base = [*BASE, "--data.loader=resident", *method]
+    assert main([*base, "--run.dir", str(tmp_path / "run")]) == 0
+    config = read_config(base).config
+    own = [result(tmp_path / "run", job)["train_flops"] for job in ("pretrain", "train")]
+    with RunDirectory(tmp_path / "run") as run:
+        assert history_flops("train", plan(config.method, config.setting), run) == sum(own)

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import os
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from elth_dist.sparsity.options import Criterion
 from elth_dist.tickets import Ticket, transfer
 from elth_dist.tickets.ticket import TicketMeta
 from elth_dist.training.context import Context
+from elth_dist.training.loop import Stopped
 from elth_dist.training.options import TrainOptions
 from tests.helpers.ranks import run_ranks
 
@@ -99,7 +102,7 @@ def without_batchnorm() -> nn.Module:
 
 
 def pruned_hashes(ranks: Ranks, chosen: dict[str, Any], accumulate: int, layerwise: bool) -> dict[str, int]:
-    model = without_batchnorm()
+    model = without_batchnorm().to(ranks.device)
     dense = Masks.dense(model)
     counts = {name: mask.numel() // 5 for name, mask in dense.items()}
     with surroundings(ranks) as context:
@@ -223,6 +226,15 @@ def test_diverged_weights_are_named(tmp_path: Path) -> None:
     ticket.weights["fc.weight"][0, 0] = float("nan")
     with pytest.raises(UserError, match=r"the snip scores of conv1.weight are not finite.*lower train.lr"):
         do(tmp_path, {"criterion": {"name": "snip"}, "density": 0.1}, ticket=ticket)
+
+
+def test_a_signal_ends_a_long_pass(tmp_path: Path) -> None:
+    with surroundings(Ranks()) as context:
+        os.kill(os.getpid(), signal.SIGTERM)
+        model = build_model("resnet8_cifar", CLASSES, seed=1)
+        pruner = Pruner("mask", model, criterion({"name": "snip", "variant": "elth_code"}), setting(), context)
+        with pytest.raises(Stopped, match="mask"):
+            pruner.prune(Masks.dense(model), 5000)
 
 
 def test_only_what_a_transfer_copied_is_pruned_anew(tmp_path: Path) -> None:
