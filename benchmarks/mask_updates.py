@@ -1,0 +1,206 @@
+"""What changing masks costs: a training step at which they change, beside one at which they do not, and a static one.
+
+    python benchmarks/mask_updates.py [--device cuda] [--arch resnet18] [--batch 256] [--precision bf16] [--rounds 20]
+
+One network a row, all with the same weights and batches, timed in turns in an order that changes each round: static
+masks; then each way of changing them, at a step that leaves them alone (`between`) and at one that changes them, the
+ranks' proof of agreement included (`at`). `share` is what the changes add to a training with the usual interval between
+them. Below, RigL's choice alone for all layers: our exact selection beside the sorting of public implementations.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from elth_dist.engines.create import create_engine
+from elth_dist.engines.options import EngineOptions
+from elth_dist.models.build import architecture_of, build_model
+from elth_dist.runtime.ranks import Ranks
+from elth_dist.sparsity.masks import Masks, prunable_weights
+from elth_dist.sparsity.updates.create import create_update
+from elth_dist.sparsity.updates.drop_and_grow import drop_and_grow, random_masks
+from elth_dist.sparsity.updates.options import Dynamic
+from elth_dist.sparsity.updates.protocol import MaskUpdate
+from elth_dist.sparsity.updates.static import StaticMask
+from elth_dist.training.masked_sgd import MaskedSGD
+
+TOTAL = 1 << 20  # steps of the imagined training: the ones measured are near its begin
+#: Each update, the option that holds its interval, and what else it is made with.
+UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "rigl": ("delta_t", {}),
+    "set": ("delta_t", {}),
+    "snfs": ("delta_t", {}),
+    "gradual": ("every", {"begin": 0.0}),
+    "dpf": ("every", {}),
+}
+
+
+class Contender:
+    """A network in training; `step` takes the next step."""
+
+    def __init__(self, ranks: Ranks, arguments: argparse.Namespace, update: Callable[[Masks], MaskUpdate]) -> None:
+        self._engine = create_engine(EngineOptions(), ranks, precision=arguments.precision)
+        shape = (arguments.batch, 3, arguments.size, arguments.size)
+        self._engine.prepare(
+            build_model(arguments.arch, 1000, seed=0), lambda model: MaskedSGD(model.parameters(), 0.01, 0.9), shape
+        )
+        excluded = architecture_of(self._engine.model).excluded
+        self._update = update(Masks.dense(self._engine.model, excluded))
+        self._update.begin(prunable_weights(self._engine.model, excluded), self._engine.optimizer)
+        self._number = 0
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """As the training loop takes it."""
+        self._number += 1
+        self._update.before_forward(self._number)
+        with self._engine.micro_step(last=True):
+            self._engine.backward(F.cross_entropy(self._engine.forward(images), labels))
+        finite = self._engine.finish_gradients()
+        if self._update.before_step(self._number, finite):
+            self._engine.optimizer.skip_next()
+        self._engine.step()
+        self._update.after_step(self._number, finite)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--density", type=float, default=0.262144, help="kept fraction (the paper's six levels)")
+    parser.add_argument("--batch", type=int, default=256 if on_gpu else 4)
+    parser.add_argument("--size", type=int, default=224 if on_gpu else 64, help="side of the images in pixels")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16" if on_gpu else "fp32")
+    parser.add_argument("--rounds", type=int, default=20 if on_gpu else 5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    ranks = Ranks(device=torch.device(arguments.device))
+
+    console = Console()
+    where = torch.cuda.get_device_name(ranks.device) if on_gpu else f"CPU, {arguments.threads} threads"
+    console.print(
+        f"{arguments.arch}, density {arguments.density}, batch {arguments.batch} of {arguments.size} px, "
+        f"{arguments.precision}, on {where}, torch {torch.__version__}"
+    )
+    times = measure(contenders(ranks, arguments), arguments, ranks.device)
+    static = statistics.median(times["static"])
+    table = Table("masks", *(f"{heading}, ms" for heading in ("between", "at")), "every", "share", title="step")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("static", f"{static:.2f}", "-", "-", "-")
+    for name, (interval, _) in UPDATES.items():
+        between, at = (statistics.median(times[f"{name} {when}"]) for when in ("between", "at"))
+        usual = getattr(options_of(name), interval)
+        added = (between - static + max(0.0, at - between) / usual) / static
+        table.add_row(name, f"{between:.2f}", f"{at:.2f}", str(usual), f"{added:+.2%}")
+    console.print(table)
+    console.print(selection_table(arguments, ranks.device))
+
+
+def options_of(name: str, **more: Any) -> Dynamic:
+    options: Dynamic = TypeAdapter[Any](Dynamic).validate_python({"name": name, **more})
+    return options
+
+
+def contenders(ranks: Ranks, arguments: argparse.Namespace) -> dict[str, Contender]:
+    def changing(name: str, interval: int) -> Callable[[Masks], MaskUpdate]:
+        option, more = UPDATES[name]
+        return lambda dense: create_update(
+            options_of(name, **more, **{option: interval}),
+            dense,
+            density=arguments.density,
+            seed=0,
+            total_steps=TOTAL,
+            steps_per_epoch=TOTAL,
+            agree=lambda masks: ranks.require_equal("masks", masks.hashes()),
+        )
+
+    def static(dense: Masks) -> MaskUpdate:
+        return StaticMask(random_masks(dense, dict.fromkeys(dense, arguments.density), 0))
+
+    made = {"static": Contender(ranks, arguments, static)}
+    for name in UPDATES:
+        made[f"{name} between"] = Contender(ranks, arguments, changing(name, TOTAL))
+        made[f"{name} at"] = Contender(ranks, arguments, changing(name, 1))
+    return made
+
+
+def measure(
+    contenders: dict[str, Contender], arguments: argparse.Namespace, device: torch.device
+) -> dict[str, list[float]]:
+    """Milliseconds of a step in every round, by contender."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (arguments.batch, 3, arguments.size, arguments.size)
+    images = torch.randn(shape, generator=generator, device=device).to(memory_format=torch.channels_last)
+    labels = torch.arange(arguments.batch, device=device) % 1000
+    names = list(contenders)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-3, arguments.rounds):  # the first ones warm up
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            took = timed(lambda name=name: contenders[name].step(images, labels), device)
+            if turn >= 0:
+                times[name].append(took)
+    return times
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def selection_table(arguments: argparse.Namespace, device: torch.device) -> Table:
+    """RigL's choice in all layers, ours and by two sorts a layer."""
+    weights = {
+        name: weight.detach().to(device) for name, weight in prunable_weights(build_model(arguments.arch, 1000)).items()
+    }
+    dense = Masks.dense({name: tuple(weight.shape) for name, weight in weights.items()})
+    masks = random_masks(dense, dict.fromkeys(dense, arguments.density), 0).to(device)
+    gradients = {name: torch.randn_like(weight).abs() for name, weight in weights.items()}
+    counts = {name: int(0.3 * kept) for name, kept in masks.counts.items()}
+
+    def by_sorting(mask: Tensor, weight: Tensor, growth: Tensor, count: int) -> Tensor:
+        made = mask.flatten().clone()
+        made[weight.abs().masked_fill(~mask, torch.inf).flatten().sort(stable=True).indices[:count]] = False
+        grown = growth.flatten().masked_fill(made, -1).sort(stable=True, descending=True).indices[:count]
+        made[grown] = True
+        return made.view(mask.shape)
+
+    choices = {"exact selection (ours)": drop_and_grow, "two sorts": by_sorting}
+    times: dict[str, list[float]] = {what: [] for what in choices}
+    for turn in range(-1, arguments.rounds):
+        for what, choose in choices.items():
+
+            def all_layers(choose: Callable[..., Tensor] = choose) -> dict[str, Tensor]:
+                return {n: choose(masks[n], weights[n], gradients[n], counts[n]) for n in masks}
+
+            took = timed(all_layers, device)
+            if turn >= 0:
+                times[what].append(took)
+    table = Table("RigL's choice, all layers", "median ms")
+    for what, found in times.items():
+        table.add_row(what, f"{statistics.median(found):.2f}")
+    for name in masks:
+        one, other = (choose(masks[name], weights[name], gradients[name], counts[name]) for choose in choices.values())
+        assert torch.equal(one, other), name
+    return table
+
+
+if __name__ == "__main__":
+    main()
