@@ -127,15 +127,19 @@ def _say_method(options: argparse.Namespace, convention: Convention) -> None:
     print(f"in total     {found['train_relative']:.4f}x one dense training, at {options.multiplier:g}x its length")
 
 
+#: What --ramp is rounded to.
+_RAMP_STEPS = 100_000
+
+
 def _ramp(options: argparse.Namespace) -> Ramp | None:
     if options.ramp is None:
         return None
     if options.method not in RAMPS:
         raise UserError(f"--ramp: {options.method} has none; valid with {' and '.join(RAMPS)}")
     begin, end = options.ramp
-    if not 0 <= begin < end <= 1:
+    if not 0 <= begin < end <= 1 or round(begin * _RAMP_STEPS) == round(end * _RAMP_STEPS):
         raise UserError(f"--ramp: {begin:g} {end:g} are no two growing fractions of the training, from 0 to 1")
-    return Ramp(begin, end)
+    return Ramp(round(begin * _RAMP_STEPS), round(end * _RAMP_STEPS), _RAMP_STEPS)
 
 
 def _network(arch: str, options: argparse.Namespace, num_classes: int | None = None) -> Network:

@@ -105,7 +105,7 @@ def count_layers(model: nn.Module, image_shape: Sequence[int]) -> Network:
     for module in blank.modules():
         module.register_forward_hook(count)
     with torch.no_grad():
-        blank.eval()(torch.empty(1, *image_shape, device="meta"))
+        blank.eval()(torch.empty(1, *image_shape, device="meta", dtype=next(blank.parameters()).dtype))
     layers = tuple(Layer(name, tuple(weight.shape), *uses[id(weight)]) for name, weight in weights.items())
     described = getattr(model, "architecture", None)
     return Network(layers, elementwise, getattr(described, "name", None), getattr(described, "excluded", ()))

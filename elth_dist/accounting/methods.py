@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from elth_dist.accounting.conventions import ConventionName
+from elth_dist.sparsity.updates.schedules import cubic_density
 
 #: Methods whose cost can be told without training; `snip` stands for any other pruning at initialisation too.
 MethodName = Literal["dense", "static", "snip", "set", "snfs", "gradual", "rigl", "dpf"]
@@ -18,21 +19,23 @@ MethodName = Literal["dense", "static", "snip", "set", "snfs", "gradual", "rigl"
 class Ramp:
     """The cubic ramp of gradual pruning (Zhu & Gupta 2017): from dense at `begin` to the final density at `end`."""
 
-    begin: float
-    end: float  # both as fractions of the training, 0 <= begin < end <= 1
+    begin: int
+    end: int
+    total: int  # steps of the training, 0 <= begin < end <= total
+    every: int = 1  # steps between two changes of the masks
 
-    def share(self, at: float) -> float:
-        """The share of the final sparsity that is reached at a fraction `at` of the training."""
-        done = min(1.0, max(0.0, (at - self.begin) / (self.end - self.begin)))
-        return 1 - (1 - done) ** 3
-
-    def mean_share(self, points: int = 33) -> float:
-        """Its mean over evenly spaced points, both ends among them (RigL: t = 0, 1000, ..., 32000)."""
-        return sum(self.share(point / (points - 1)) for point in range(points)) / points
+    def mean_share(self) -> float:
+        """The share of the final sparsity that is reached, in the mean over t = 0, every, 2 every, ..., as in RigL."""
+        points = range(0, self.total + 1, self.every)
+        return sum(1 - cubic_density(step, 0.0, self.begin, self.end) for step in points) / len(points)
 
 
-#: As in RigL's experiments on ImageNet (10k-25k of 32k steps), and in DPF's on CIFAR-10 (225 of 300 epochs).
-RAMPS = {"gradual": Ramp(10 / 32, 25 / 32), "dpf": Ramp(0, 225 / 300)}
+#: As in RigL's experiments on ImageNet, and in DPF's on CIFAR-10 (up to epoch 225 of 300).
+RAMPS = {"gradual": Ramp(10_000, 25_000, 32_000, 1000), "dpf": Ramp(0, 225 * 390, 300 * 390, 16)}
+
+#: What scoring all weights by a criterion costs, in dense forward passes of each sample: a gradient is 3; GraSP takes
+#: one, and its product with the Hessian, which is another and a backward pass through that (twice its cost).
+SCORING = {"magnitude": 0, "random": 0, "snip": 3, "synflow": 3, "grasp": 3 + 3 + 6}
 
 
 _Number = TypeVar("_Number", int, float)

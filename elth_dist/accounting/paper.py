@@ -217,6 +217,6 @@ def _rigl_others() -> Table:
         "RigL: others on ResNet-50",
         ("exact",),
         tuple(_rigl_figure(*row) for row in rows),
-        f"Gradual pruning ramps from {ramp.begin:.4f} to {ramp.end:.4f} of the training. RigL's row for uniform 0.9 "
+        f"Gradual pruning ramps from step {ramp.begin:,} to {ramp.end:,} of {ramp.total:,}. RigL's row for uniform 0.9 "
         "(0.10 / 0.52) sparsifies the stem, which its text keeps dense; its table 4 has misprints.",
     )

@@ -11,9 +11,9 @@ from elth_dist.runtime.run_directory import RunDirectory
 def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | None:
     """Training FLOPs of a finished job and of all jobs that it rests on, each counted once.
 
-    For a ticket, these are the training to the rewind step, the trainings of all levels before, and its own. A ticket
-    that was only looked at for its density (`like`) costs nothing, nor does scoring theta_r: a batch or two. None where
-    a ticket file from elsewhere is built upon: what that one cost is not known here.
+    For a ticket, these are the training to the rewind step, the trainings of all levels before, and its own; where
+    theta_r is scored, its gradients too. A ticket that was only looked at for its density (`like`) costs nothing. None
+    where a ticket file from elsewhere is built upon: what that one cost is not known here.
     """
     by_name, needed, waiting = {job.name: job for job in jobs}, set[str](), [name]
     while waiting:

@@ -6,13 +6,24 @@ from pathlib import Path
 
 from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
-from elth_dist.accounting.methods import step_cost
+from elth_dist.accounting.methods import MethodName, Ramp, step_cost, training_cost
 from elth_dist.data.catalog import dataset_size
 from elth_dist.data.options import DataOptions
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.jobs.graph import Job
-from elth_dist.jobs.options import LevelJob, MaskJob, PretrainJob, PruneJob, Setting, TrainJob, TransferJob
+from elth_dist.jobs.options import (
+    DynamicJob,
+    LevelJob,
+    MaskJob,
+    PretrainJob,
+    PruneJob,
+    Setting,
+    TrainJob,
+    TransferJob,
+)
 from elth_dist.models.build import blank_model
+from elth_dist.sparsity.distributions import DISTRIBUTIONS
+from elth_dist.sparsity.updates.options import Dpf, Gradual
 from elth_dist.tickets.elastic import source_keys
 from elth_dist.tickets.ticket import Ticket
 
@@ -69,7 +80,8 @@ def predict(jobs: Sequence[Job], convention: Convention | None = None) -> dict[s
 
     What pruning will leave of each layer is not known before: every layer is taken to have the global density (of a
     ticket file from elsewhere, its own). The densities that a transfer moves and the numbers of steps are exact, and so
-    are the costs of dense trainings.
+    are the costs of dense trainings. RigL's updates are taken to go on to the end, as in its paper's formula. What the
+    gradients of SNIP, GraSP and SynFlow cost is left out.
 
     Args:
         jobs: a method's, inputs first (see graph.plan).
@@ -104,6 +116,8 @@ def _visit(job: Job, walk: _Walk) -> None:
             walk.tickets[job.name] = _pruned(options, inputs.get("ticket"), inputs.get("like"), walk)
         case TransferJob():
             walk.tickets[job.name] = _moved(options, _from_file(options.path) or inputs["ticket"])
+        case DynamicJob():
+            _change(job.name, options, inputs.get("like"), walk)
         case LevelJob():
             walk.tickets[job.name] = inputs["ticket"]
             _train(job.name, options.setting, inputs["ticket"], walk)
@@ -115,11 +129,53 @@ def _visit(job: Job, walk: _Walk) -> None:
 
 def _train(name: str, setting: Setting, ticket: _Ticket, walk: _Walk, end: int | None = None) -> None:
     """One training from the ticket's rewind step to `end` (None: to the last step)."""
-    counted = walk.network(ticket.arch, setting.data)
-    forward, dense = walk.convention.forward(counted, ticket.densities), walk.convention.forward(counted)
     total = setting.train.epochs * walk.steps_per_epoch(setting)
-    start, end = ticket.rewind_step, total if end is None else end
+    _add(name, setting, ticket, walk, end=total if end is None else end, total=total)
+
+
+def _change(name: str, options: DynamicJob, like: _Ticket | None, walk: _Walk) -> None:
+    """One training with changing masks, from initialisation."""
+    setting, update = options.setting, options.update
+    arch, density = setting.model.arch, options.density
+    if density is None:
+        like = _from_file(options.path) or like
+        assert like is not None, "no density"
+        density = walk.network(like.arch, setting.data).density(like.densities)
+    shapes = network(arch, 32, 2).shapes
+    if update.distribution == "global":
+        densities = dict.fromkeys(shapes, density)
+    else:
+        densities = DISTRIBUTIONS[update.distribution](shapes, density)
+    per_epoch = walk.steps_per_epoch(setting)
+    total = setting.train.epochs * per_epoch
+    longer, stretched = total * update.multiplier, update.stretched()
+    ramp, interval = None, 1
+    if isinstance(stretched, Gradual | Dpf):
+        ramp = Ramp(*stretched.ramp(longer, per_epoch), longer, stretched.every)
+    else:
+        interval = stretched.delta_t
+    made = _Ticket(arch, densities, 0)
+    _add(name, setting, made, walk, end=longer, total=total, method=update.name, interval=interval, ramp=ramp)
+
+
+def _add(
+    name: str,
+    setting: Setting,
+    ticket: _Ticket,
+    walk: _Walk,
+    *,
+    end: int,
+    total: int,
+    method: MethodName = "static",
+    interval: int = 1,
+    ramp: Ramp | None = None,
+) -> None:
+    """A training up to the step `end`, beside a dense one of `total` steps."""
+    counted, convention = walk.network(ticket.arch, setting.data), walk.convention
+    forward, dense = convention.forward(counted, ticket.densities), convention.forward(counted)
+    start = ticket.rewind_step
     samples = (end - start) * setting.train.global_batch
+    cost = training_cost(method, forward, dense, interval=interval, ramp=ramp, convention=convention.name)
     walk.trainings[name] = Prediction(
         arch=ticket.arch,
         density=counted.density(ticket.densities),
@@ -128,7 +184,7 @@ def _train(name: str, setting: Setting, ticket: _Ticket, walk: _Walk, end: int |
         samples=samples,
         forward=forward,
         dense_forward=dense,
-        train=samples * step_cost(forward, dense),
+        train=samples * cost,
         dense_train=total * setting.train.global_batch * step_cost(dense, dense),
     )
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from elth_dist.accounting.layers import count_layers
+from elth_dist.accounting.methods import SCORING
 from elth_dist.engines.numerics import set_numerics
 from elth_dist.errors import UserError
 from elth_dist.jobs.context import JobContext, Metrics
@@ -39,7 +41,8 @@ def run(options: PruneJob, job: JobContext) -> Metrics:
     pruner = Pruner(job.name, model, options.criterion, options.setting, job.training)
     pruned = pruner.prune(dense, _kept(options, dense, like))
     masks = Masks({**ticket.masks, **pruned.to("cpu")}) if options.copies else pruned.to("cpu")
-    return finish_masks(job, ticket, masks, criterion=options.criterion.name)
+    found = finish_masks(job, ticket, masks, criterion=options.criterion.name)
+    return {**found, "train_flops": pruner.flops}
 
 
 def _like(options: PruneJob, job: JobContext) -> Ticket | None:
@@ -80,6 +83,7 @@ class Pruner:
         self._name, self._model, self._criterion = name, model, criterion
         self._setting, self._context = setting, context
         self._weights = prunable_weights(model)
+        self.flops = 0  # that the scores took, over all ranks
 
     def prune(self, masks: Masks, kept: int | dict[str, int]) -> Masks:
         """Prune dense masks to the wanted counts."""
@@ -111,6 +115,7 @@ class Pruner:
 
     def _snip(self, weights: Mapping[str, nn.Parameter], criterion: Snip) -> dict[str, Tensor]:
         with self._batches(criterion, published=1) as batches:
+            self._count("snip", batches.samples)
             return criteria.snip(weights, mean_gradients(self._model, weights, batches, self._context.ranks))
 
     def _grasp(self, weights: Mapping[str, nn.Parameter], criterion: Grasp) -> dict[str, Tensor]:
@@ -118,11 +123,16 @@ class Pruner:
         samples = GRASP_SAMPLES_A_CLASS * self._context.dataset.num_classes
         enough = -(-samples // self._setting.train.global_batch)
         with self._batches(criterion, published=enough) as batches:
+            self._count("grasp", batches.samples)
             gradients = mean_gradients(self._model, weights, batches, ranks, temperature=temperature)
             products = hessian_gradient_products(
                 self._model, weights, gradients, batches, ranks, temperature=temperature
             )
         return criteria.grasp(weights, products, absolute=criterion.variant == "elth_code")
+
+    def _count(self, criterion: str, samples: int) -> None:
+        size = self._context.dataset.image_size
+        self.flops += SCORING[criterion] * 2 * count_layers(self._model, (3, size, size)).macs * samples
 
     def _batches(self, criterion: Snip | Grasp, published: int) -> GlobalBatches:
         """What the criterion looks at; the network is put into the mode in which it does."""
@@ -144,6 +154,7 @@ class Pruner:
             raise Stopped(self._name, 0)
 
     def _synflow(self, masks: Masks, kept: int | dict[str, int], steps: int) -> Masks:
+        self._count("synflow", steps)
         scores = criteria.Synflow(self._model, self._context.dataset.image_size)
         totals = {"": masks.total} if isinstance(kept, int) else masks.counts
         wanted = {"": kept} if isinstance(kept, int) else kept

@@ -39,7 +39,9 @@ class GlobalBatches:
             beat: called with each micro-batch (a watchdog's).
         """
         self._loader = dataset.train_loader(seed=seed, global_batch=global_batch, accumulate=accumulate)
-        self._count = (self._loader.steps_per_epoch if batches is None else batches) * accumulate
+        steps = self._loader.steps_per_epoch if batches is None else batches
+        self.samples = steps * global_batch  # of a pass, over all ranks
+        self._count = steps * accumulate
         self._beat = beat
 
     def __iter__(self) -> Iterator[Batch]:

@@ -115,6 +115,12 @@ def test_any_module_of_convolutions_and_linear_layers() -> None:
     assert found.macs == torch_macs(model, 4, 16, 16)
 
 
+def test_any_precision() -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(dtype)
+        assert count_layers(model, (3, 6, 6)).macs == 4 * 27 * 16
+
+
 def test_tied_weights_count_each_use() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     model[2].weight = model[0].weight

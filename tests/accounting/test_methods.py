@@ -21,10 +21,8 @@ def test_elth_counts_dpf_and_rigl_in_its_own_way() -> None:
 
 
 def test_ramp_of_gradual_pruning() -> None:
-    ramp = Ramp(0.25, 0.75)
-    assert [ramp.share(at) for at in (0, 0.25, 0.5, 0.75, 1)] == [0, 0, 1 - 0.5**3, 1, 1]
-    shares = [ramp.share(0.25 * quarter) for quarter in range(5)]
-    assert ramp.mean_share(points=5) == sum(shares) / 5
+    ramp = Ramp(25, 75, 100, every=25)
+    assert ramp.mean_share() == (0 + 0 + (1 - 0.5**3) + 1 + 1) / 5
     f_s, f_d = 2.0, 10.0
     mean = f_d - ramp.mean_share() * (f_d - f_s)
     assert training_cost("gradual", f_s, f_d, ramp=ramp) == 3 * mean
@@ -52,5 +50,5 @@ def test_imp_trains_to_the_rewind_step_and_then_every_level() -> None:
 
 
 def test_ramps_are_the_papers() -> None:
-    assert (RAMPS["gradual"].begin, RAMPS["gradual"].end) == (10_000 / 32_000, 25_000 / 32_000)
-    assert (RAMPS["dpf"].begin, RAMPS["dpf"].end) == (0, 0.75)
+    assert RAMPS["gradual"] == Ramp(10_000, 25_000, 32_000, 1000)
+    assert RAMPS["dpf"].end / RAMPS["dpf"].total == 0.75

@@ -1,5 +1,6 @@
 """The cost of whole methods, from the files that a real run leaves."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from elth_dist.accounting.layers import network
 from elth_dist.config import read_config
 from elth_dist.jobs.costs import cost_columns, history_flops
 from elth_dist.jobs.graph import Job, plan
+from elth_dist.jobs.prediction import Prediction, predict
 from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.tickets import Ticket
 from elth_dist.train import main
@@ -108,3 +110,72 @@ def test_a_ticket_that_only_says_how_dense_costs_nothing(finished: Path, tmp_pat
     own = [result(tmp_path / "run", job)["train_flops"] for job in ("pretrain", "train")]
     with RunDirectory(tmp_path / "run") as run:
         assert history_flops("train", plan(config.method, config.setting), run) == sum(own)
+
+
+def trained_by(folder: Path, *method: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A run of 24 steps of 120 samples by one method: its result, and the rows of its training, one a step."""
+    arguments = [*BASE, "--data.loader=resident", *method, "--run.dir", str(folder)]
+    assert main(arguments) == 0
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return result(folder, "train"), [row for row in rows if row["job"] == "train" and "train/loss" in row]
+
+
+def predicted(*method: str) -> Prediction:
+    config = read_config([*BASE, "--data.loader=resident", *method]).config
+    return predict(plan(config.method, config.setting))["train"]
+
+
+def test_rigl_costs_its_real_number_of_updates(tmp_path: Path) -> None:
+    method = ["--method.name=rigl", "--method.density=0.3", "--method.delta_t=5"]
+    found, rows = trained_by(tmp_path / "run", *method)
+    sparse, dense = found["forward_flops"], found["dense_forward_flops"]
+    updates = len([step for step in range(24) if step % 5 == 0 and step <= round(0.78125 * 24)])
+    assert updates == 4
+    assert found["train_flops"] == 120 * (24 * 3 * sparse + updates * (dense - sparse))
+    costs = [b["flops/train"] - a["flops/train"] for a, b in itertools.pairwise([{"flops/train": 0}, *rows])]
+    assert [step for step, cost in enumerate(costs) if cost > 120 * 3 * sparse] == [0, 5, 10, 15]
+    foreseen = predicted(*method)
+    assert foreseen.forward == pytest.approx(sparse, rel=0.01), "but for counts that are rounded up"
+    assert foreseen.train == pytest.approx(found["train_flops"], rel=0.05), "the formula's updates never end"
+    assert foreseen.dense_train == found["dense_train_flops"]
+
+
+def test_rigl_2x_is_compared_with_one_dense_training(tmp_path: Path) -> None:
+    method = ["--method.name=rigl", "--method.density=0.3", "--method.multiplier=2"]
+    found, _ = trained_by(tmp_path / "run", *method)
+    assert found["samples"] == 2 * 24 * 120
+    assert found["dense_train_flops"] == 3 * found["dense_forward_flops"] * 24 * 120
+    assert found["train_flops"] > 2 * 24 * 120 * 3 * found["forward_flops"]
+    assert predicted(*method).train == pytest.approx(found["train_flops"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["gradual", "dpf"])
+def test_a_ramp_costs_what_each_of_its_masks_does(name: str, tmp_path: Path) -> None:
+    method = [f"--method.name={name}", "--method.density=0.2", "--method.every=3"]
+    found, rows = trained_by(tmp_path / "run", *method)
+    dense = found["dense_forward_flops"]
+    in_force = [dense, *(row["flops/forward"] for row in rows)][:-1]  # a row tells what the next step computes with
+    assert len(set(in_force)) > 3, "masks changed"
+    steps = [120 * (2 * forward + (dense if name == "dpf" else forward)) for forward in in_force]
+    assert [row["flops/train"] for row in rows] == list(itertools.accumulate(steps))
+    assert found["train_flops"] == sum(steps)
+    assert found["forward_flops"] < 0.5 * dense
+    ticket = Ticket.load(tmp_path / "run/train/ticket.safetensors")
+    assert found["forward_flops"] == forward_of(tmp_path / "run/train/ticket.safetensors")
+    assert ticket.density == pytest.approx(0.2, rel=0.02), "the stem is dense"
+
+
+def test_scoring_is_part_of_the_history(tmp_path: Path) -> None:
+    arguments = [*BASE, "--data.loader=resident", "--train.epochs=1", "--method.density=0.3", "--method.rewind=1it"]
+    forward = 2 * network("resnet14_cifar", 8, 10).macs
+    expected = {"snip": 3 * 120, "grasp": 12 * 120, "synflow": 3 * 7}
+    for name, passes in expected.items():
+        more = ["--method.steps=7"] if name == "synflow" else []
+        method = [*arguments, f"--method.name={name}", *more]
+        assert main([*method, "--run.dir", str(tmp_path / name)]) == 0
+        assert result(tmp_path / name, "mask")["train_flops"] == passes * forward
+        config = read_config(method).config
+        with RunDirectory(tmp_path / name) as run:
+            history = history_flops("train", plan(config.method, config.setting), run)
+        own = result(tmp_path / name, "train")["train_flops"]
+        assert history == own + passes * forward + 3 * 120 * forward, "theta_r took one step"
