@@ -24,7 +24,7 @@ from elth_dist.training.context import Context
 from elth_dist.training.gradients import GlobalBatches, hessian_gradient_products, mean_gradients
 from elth_dist.training.loop import Stopped
 
-#: A criterion's own number of samples a class, where the option `batches` says nothing (Wang et al. 2020, section 5).
+#: What GraSP looks at unless the option `batches` says otherwise (Wang et al. 2020 and their code).
 GRASP_SAMPLES_A_CLASS = 10
 
 
@@ -55,21 +55,17 @@ def _kept(options: PruneJob, dense: Masks, like: Ticket | None) -> int | dict[st
     """How many weights are to be kept, in total or in each layer: exactly a like network's number."""
     layerwise = options.criterion.matched == "layerwise"
     if options.density is not None:
-        density = options.density
-        return (
-            {name: exact_count(density, mask.numel()) for name, mask in dense.items()}
-            if layerwise
-            else exact_count(density, dense.total)
-        )
+        if layerwise:
+            return {name: exact_count(options.density, mask.numel()) for name, mask in dense.items()}
+        return exact_count(options.density, dense.total)
     assert like is not None, "no density"
-    if layerwise:
-        counts = like.masks.counts
-        if wrong := [
-            name for name, mask in dense.items() if name not in counts or like.masks[name].shape != mask.shape
-        ]:
-            raise UserError(f"the {like.arch} ticket has no layer {wrong[0]} of that shape to match")
-        return {name: counts[name] for name in dense}
-    return -(-like.masks.kept * dense.total // like.masks.total)
+    if not layerwise:
+        return -(-like.masks.kept * dense.total // like.masks.total)
+    counts = like.masks.counts
+    for name, mask in dense.items():
+        if name not in counts or like.masks[name].shape != mask.shape:
+            raise UserError(f"the {like.arch} ticket has no layer {name} of that shape to match")
+    return {name: counts[name] for name in dense}
 
 
 class Pruner:
