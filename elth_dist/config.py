@@ -39,6 +39,9 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(default=0, description="of initialisation and data order")
+    data_seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = Field(
+        default=None, description="of the data order after the rewind step; null: `seed`"
+    )
     model: ModelOptions
     data: DataOptions
     train: TrainOptions = TrainOptions()
@@ -61,7 +64,14 @@ class Config(BaseSettings):
     @property
     def setting(self) -> Setting:
         """What every training of the run has in common."""
-        return Setting(seed=self.seed, model=self.model, data=self.data, train=self.train, engine=self.engine)
+        return Setting(
+            seed=self.seed,
+            data_seed=None if self.data_seed == self.seed else self.data_seed,
+            model=self.model,
+            data=self.data,
+            train=self.train,
+            engine=self.engine,
+        )
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default written out; reading it back gives the same configuration."""
@@ -101,41 +111,39 @@ def read_config(arguments: Sequence[str] | None = None) -> CommandLine:
         own, rest = parser.parse_known_args(list(sys.argv[1:] if arguments is None else arguments))
     except argparse.ArgumentError:
         raise UserError("--config: needs the path of a YAML file") from None
-    from_file = _read_yaml(Path(own.config)) if own.config else {}
-    overrides = _read_overrides(rest)
-    chosen = overrides.get("method", {}).get("name")
-    if chosen is not None and isinstance(from_file.get("method"), dict) and from_file["method"].get("name") != chosen:
-        from_file.pop("method")  # another method than the file's: its options are not this one's
-    merged = _merge(from_file, overrides)
+    overrides = read_overrides(rest)
+    merged = merge(read_yaml(Path(own.config)) if own.config else {}, overrides)
     run = merged.setdefault("run", {})
     if isinstance(run, dict) and run.get("name") is None and own.config:
         run["name"] = Path(own.config).stem
     try:
         config = Config(**merged)
     except ValidationError as error:
-        raise UserError(_one_line(error, overrides, own.config)) from None
+        raise UserError(explain(error, overrides, own.config)) from None
     return CommandLine(config, own.print_config)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, option: str = "--config") -> dict[str, Any]:
+    """The sections of a YAML file. UserError naming `option`, the file and the place of a mistake."""
     try:
         found = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"--config: no file {path}") from None
+        raise UserError(f"{option}: no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: cannot read {path}: {error}") from None
+        raise UserError(f"{option}: cannot read {path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"--config: {path}{where}: no valid YAML: {getattr(error, 'problem', error)}") from None
+        raise UserError(f"{option}: {path}{where}: no valid YAML: {getattr(error, 'problem', error)}") from None
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise UserError(f"--config: {path}: holds a {type(found).__name__}, not sections of options")
+        raise UserError(f"{option}: {path}: holds a {type(found).__name__}, not sections of options")
     return found
 
 
-def _read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """`--section.option value` as nested sections, not yet checked. UserError for an option that does not exist."""
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
             Config,
@@ -162,11 +170,15 @@ def _explain_arguments(message: str, arguments: Sequence[str]) -> str:
     return message.removeprefix("error parsing CLI: ")
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of options with others over them. Another method than `base`'s takes over none of its options."""
     merged = dict(base)
+    chosen, method = over.get("method"), base.get("method")
+    if isinstance(chosen, dict) and isinstance(method, dict) and chosen.get("name") not in (None, method.get("name")):
+        merged.pop("method")
     for name, value in over.items():
         old = merged.get(name)
-        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[name] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -186,7 +198,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _one_line(error: ValidationError, overrides: Mapping[str, Any], file: str | None) -> str:
+def explain(error: ValidationError, overrides: Mapping[str, Any], file: str | None) -> str:
     """The first problem that pydantic found, as `option: what is wrong`, with the nearest valid name if it helps."""
     first = error.errors(include_url=False)[0]
     parts = _without_tags(first["loc"])

@@ -86,7 +86,7 @@ def plan(method: Method, setting: Setting) -> list[Job]:
         case TicketMethod():
             _plan_ticket(graph, method, setting)
         case PrunedMethod():
-            theta_r = graph.add("pretrain", PretrainJob(setting=setting, rewind=method.rewind))
+            theta_r = graph.add("pretrain", _pretrain(setting, method.rewind))
             options = PruneJob(setting=setting, criterion=method.criterion, density=method.density, path=method.like)
             graph.add("train", _train(setting), ticket=graph.add("mask", options, ticket=theta_r))
         case DynamicMethod():
@@ -131,7 +131,7 @@ class _Place:
 
 
 def _plan_imp(graph: _Graph, method: ImpMethod, setting: Setting) -> None:
-    tickets = [graph.add("pretrain", PretrainJob(setting=setting, rewind=method.rewind))]
+    tickets = [graph.add("pretrain", _pretrain(setting, method.rewind))]
     for level in range(method.levels + 1):
         previous = {}
         if level:
@@ -194,10 +194,15 @@ def _add_control(graph: _Graph, control: Control, place: _Place) -> None:
             longer = "" if control.multiplier == 1 else f"-{control.multiplier}x"
             graph.add(f"{control.name}{longer}-{place.name}", _changing(setting, control), like=place.ticket)
         case _:
-            theta_r = graph.add(place.theta_r, PretrainJob(setting=setting, rewind=place.rewind))
+            theta_r = graph.add(place.theta_r, _pretrain(setting, place.rewind))
             options = PruneJob(setting=setting, criterion=control)
             mask = graph.add(f"mask-{name}", options, ticket=theta_r, like=place.ticket)
             graph.add(name, _train(setting), ticket=mask)
+
+
+def _pretrain(setting: Setting, rewind: Step) -> PretrainJob:
+    """theta_r is the same for all data orders after it."""
+    return PretrainJob(setting=setting.model_copy(update={"data_seed": None}), rewind=rewind)
 
 
 def _dense(graph: _Graph, setting: Setting) -> None:

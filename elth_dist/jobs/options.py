@@ -240,6 +240,7 @@ class Setting(Options):
     """What every training of a run has in common."""
 
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    data_seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
     model: ModelOptions
     data: DataOptions
     train: TrainOptions = TrainOptions()

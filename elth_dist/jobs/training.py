@@ -51,7 +51,7 @@ def train(
         title=title,
         model=model,
         update=update,
-        seed=derive_seed(setting.seed, "order", data_order),
+        seed=derive_seed(setting.seed if setting.data_seed is None else setting.data_seed, "order", data_order),
         start=start,
         until=until,
         stretched=stretched,
