@@ -7,15 +7,15 @@ skipped, what was interrupted continues, so that the same command always leads t
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 from elth_dist.config import Config, read_config
 from elth_dist.data.catalog import check_data
 from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.errors import DisagreementError, OneRankError, UserError
-from elth_dist.jobs.graph import identities, parts, plan
+from elth_dist.jobs.graph import Job, identities, parts, plan
 from elth_dist.jobs.options import (
     OF_COPIES,
     AtDensity,
@@ -30,6 +30,7 @@ from elth_dist.runtime.environment import environment_ranks
 from elth_dist.sparsity.updates.options import Dynamic
 
 if TYPE_CHECKING:
+    from elth_dist.runtime.run_directory import RunDirectory
     from elth_dist.tickets.ticket import Ticket
 
 
@@ -104,24 +105,61 @@ def _updates(method: Method) -> Iterator[tuple[str, Dynamic]]:
 def run(config: Config) -> None:
     """Walk the method's graph of jobs with all ranks; report at the end. UserError, DisagreementError."""
     # torch takes seconds to import; most mistakes have been found by now
+    from elth_dist.jobs.report import write_report
+    from elth_dist.runtime.run_directory import RunDirectory
+
+    given = load_ticket(config)
+    files = content_hashes(given)
+    jobs = plan(config.method, config.setting)
+    directory = RunDirectory(config.run.folder)
+
+    def report() -> None:
+        write_report(jobs, directory, title=config.run.name)
+
+    walk(config, given, directory, jobs, identities(jobs, files), parts(jobs, files), finish=report)
+
+
+def walk(
+    config: Config,
+    given: "tuple[str, Ticket | None]",
+    directory: "RunDirectory",
+    jobs: Sequence[Job],
+    names: Mapping[str, str],
+    options: Mapping[str, Mapping[str, Any]],
+    *,
+    finish: Callable[[], None] | None = None,
+) -> list[str] | None:
+    """Open all that trainings need, and do jobs one after the other, with all ranks that the environment names.
+
+    Args:
+        config: the run that the jobs are of.
+        given: the ticket file that its method names; see load_ticket().
+        directory: where results lie; taken for this process group as long as it lasts.
+        jobs: what to do, inputs first.
+        names, options: identities and parts (see jobs.graph), of the jobs and of their inputs.
+        finish: called on rank 0 when all is done.
+
+    Returns:
+        None when all is done; else the names of the signals that asked some rank to stop, the same on all ranks: the
+        state is safe, and the same call continues from there.
+
+    Raises:
+        UserError, DisagreementError: as the jobs do.
+    """
     from elth_dist.data.dataset import open_dataset
     from elth_dist.engines.create import image_dtype
-    from elth_dist.jobs.report import write_report
     from elth_dist.jobs.run import run_job
     from elth_dist.reporting.reporter import Reporter
     from elth_dist.runtime.ranks import open_ranks
-    from elth_dist.runtime.run_directory import RunDirectory, environment
+    from elth_dist.runtime.run_directory import environment
     from elth_dist.runtime.signals import StopSignals
     from elth_dist.runtime.watchdog import Watchdog
     from elth_dist.training.context import Context
     from elth_dist.training.loop import Stopped
 
-    path, ticket = load_ticket(config)
-    files = {} if ticket is None else {path: ticket.hash}
-    jobs = plan(config.method, config.setting)
-    names, options = identities(jobs, files), parts(jobs, files)
+    path, ticket = given
     with (
-        RunDirectory(config.run.folder) as directory,
+        directory,
         open_ranks(config.engine.device, config.engine.timeout_minutes) as ranks,
         StopSignals(ranks) as stop,
         Watchdog(config.engine.timeout_minutes, ranks.rank) as watchdog,
@@ -134,7 +172,14 @@ def run(config: Config) -> None:
         if trained is not None and trained.num_classes != dataset.num_classes:
             raise UserError(f"{path}: the ticket has {trained.num_classes} classes, the dataset {dataset.num_classes}")
         surroundings = environment(ranks)
-        directory.prepare(ranks, config.to_yaml(), surroundings, names, options)
+        own = [job.name for job in jobs]
+        directory.prepare(
+            ranks,
+            config.to_yaml(),
+            surroundings,
+            {name: names[name] for name in own},
+            {name: options[name] for name in own},
+        )
         texts = {"config": _code(config.to_yaml()), "environment": _code(json.dumps(surroundings, indent=1))}
         with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main, texts=texts) as reporter:
             context = Context(ranks, dataset, reporter, stop, watchdog)
@@ -144,10 +189,18 @@ def run(config: Config) -> None:
                         reporter.say(f"{job.name}: finished already")
             except Stopped as stopped:
                 reporter.say(f"{stopped}: the same command continues from there")
-                return
-            if ranks.is_main:
-                write_report(jobs, directory, title=config.run.name)
+                received = ranks.gather_json(stop.received.name if stop.received else None)
+                return sorted({name for name in received if name})
+            if finish is not None and ranks.is_main:
+                finish()
             ranks.barrier()
+    return None
+
+
+def content_hashes(given: "tuple[str, Ticket | None]") -> dict[str, str]:
+    """The hash of the ticket file that a method names, by its path: its content decides, not its name."""
+    path, ticket = given
+    return {} if ticket is None else {path: ticket.hash}
 
 
 def load_ticket(config: Config) -> "tuple[str, Ticket | None]":

@@ -169,9 +169,15 @@ class JobFolder:
 class RunDirectory:
     """Everything a run writes lies below `root`. It belongs to one run at a time, from prepare() to close()."""
 
-    def __init__(self, root: Path) -> None:
-        """Nothing is touched yet."""
+    def __init__(self, root: Path, jobs: Path | None = None) -> None:
+        """Nothing is touched yet.
+
+        Args:
+            root: of this run alone.
+            jobs: where the jobs' folders lie; other runs may have theirs there too. None: in `root`.
+        """
         self.root = root
+        self._jobs = root if jobs is None else jobs
         self._held = contextlib.ExitStack()
 
     @property
@@ -211,7 +217,7 @@ class RunDirectory:
     def job(self, name: str) -> JobFolder:
         """The folder of a job."""
         assert name not in ("tensorboard", "digits"), name
-        return JobFolder(self.root / name)
+        return JobFolder(self._jobs / name)
 
     def prepare(
         self,

@@ -71,6 +71,8 @@ class StopSignals:
     def __enter__(self) -> Self:
         for number in STOP_SIGNALS:
             self._handlers[number] = signal.signal(number, self._handle)
+        # a launcher may have held them back until someone listens: now they arrive
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 
     def __exit__(
