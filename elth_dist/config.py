@@ -164,7 +164,7 @@ def _explain_arguments(message: str, arguments: Sequence[str]) -> str:
     for argument in arguments:
         name = argument.split("=")[0]
         if argument.startswith("--") and name not in known:
-            return f"{name}: no such option{_nearest(name, known)}"
+            return f"{name}: no such option{nearest(name, known)}"
     if "unrecognized arguments: " in message:
         return f"{message.split(': ')[-1]}: not understood; write --section.option value"
     return message.removeprefix("error parsing CLI: ")
@@ -209,7 +209,7 @@ def explain(error: ValidationError, overrides: Mapping[str, Any], file: str | No
         case "extra_forbidden" if option in option_names(Config):  # of another method
             return f"{option}: is no option of method {first['loc'][1]!r}{where}"
         case "extra_forbidden":
-            return f"{option}: no such option{where}{_nearest(option, set(option_names(Config)))}"
+            return f"{option}: no such option{where}{nearest(option, set(option_names(Config)))}"
         case "missing":
             return f"{option}: is required{where}; give it in the file or as --{option}"
         case "union_tag_not_found" | "union_tag_invalid":
@@ -244,7 +244,7 @@ def _holds(nested: Any, path: Sequence[str]) -> bool:
     return True
 
 
-def _nearest(name: str, known: set[str]) -> str:
+def nearest(name: str, known: set[str]) -> str:
     """'; did you mean ...?': the nearest whole dotted name, or else the nearest last part; empty if nothing is near."""
     plain = ".".join(part for part in name.split(".") if not part.isdigit())
     close = difflib.get_close_matches(plain, sorted(known), n=1, cutoff=0.75)

@@ -53,10 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif rank == 0:
             print(command.config.to_yaml(), end="")
     except (UserError, DisagreementError) as error:
-        if rank == 0 or isinstance(error, OneRankError):
-            print(f"elth_dist: error: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, UserError) else 1
+        return tell(error, rank)
     return 0
+
+
+def tell(error: UserError | DisagreementError, rank: int) -> int:
+    """Say what ends the run, once over all ranks; the exit status that goes with it."""
+    if rank == 0 or isinstance(error, OneRankError):
+        print(f"elth_dist: error: {error}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, UserError) else 1
 
 
 def check(config: Config, rank: int, world_size: int) -> None:

@@ -11,9 +11,9 @@ from elth_dist.runtime.files import write_atomically
 from elth_dist.runtime.run_directory import RunDirectory
 
 
-def result_rows(jobs: Sequence[Job], run: RunDirectory) -> list[ResultRow]:
-    """One row for each job that trained a network to the end, in the graph's order."""
-    rows = []
+def result_rows(jobs: Sequence[Job], run: RunDirectory) -> dict[str, ResultRow]:
+    """One row for each job that trained a network to the end, by its name, in the graph's order."""
+    rows = {}
     by_name = {job.name: job for job in jobs}
     for job in jobs:
         match job.options:
@@ -28,13 +28,13 @@ def result_rows(jobs: Sequence[Job], run: RunDirectory) -> list[ResultRow]:
         found = run.job(job.name).read().metrics
         level = job.options.level if isinstance(job.options, LevelJob) else None
         costs = cost_columns(found, history_flops(job.name, jobs, run))
-        rows.append(ResultRow(what, found["arch"], level, found["density"], found["top1"], found["top5"], costs))
+        rows[job.name] = ResultRow(what, found["arch"], level, found["density"], found["top1"], found["top5"], costs)
     return rows
 
 
 def write_report(jobs: Sequence[Job], run: RunDirectory, *, title: str) -> None:
     """Print the closing table, write it as markdown with its figure, and say where everything lies. Rank 0."""
-    rows = result_rows(jobs, run)
+    rows = list(result_rows(jobs, run).values())
     print_table(rows, title=title)
     write_atomically(run.report, f"# {title}\n\n{render_markdown(rows)}\n![]({run.figure.name})\n".encode())
     plot_top1(rows, run.figure, title=title)

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from elth_dist.errors import UserError
 from elth_dist.jobs import dynamic, level, mask, pretrain, prune, train, transfer
@@ -17,7 +18,7 @@ def run_job(
     job: Job,
     run: RunDirectory,
     identities: Mapping[str, str],
-    parts: Mapping[str, Metrics],
+    parts: Mapping[str, Mapping[str, Any]],
     context: Context,
 ) -> bool:
     """Do a job unless its result is there, complete and verified. Collective.

@@ -25,7 +25,7 @@ def run(options: TrainJob, job: JobContext) -> Metrics:
         return _train_dense(options, job)
     ticket = load_ticket(options.path, job)
     what = f"{ticket.arch} ticket"
-    seed = derive_seed(setting.seed, options.control or "", job.name)
+    seed = derive_seed(setting.seed, options.control or "", ticket.hash)
     match options.control:
         case "random":
             ticket, what = random_masks(ticket, seed), f"random masks on {ticket.arch}"

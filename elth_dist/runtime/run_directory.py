@@ -37,6 +37,8 @@ from elth_dist.runtime.ranks import Ranks
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
+#: Beside a copy of this package: the commit that it was taken from.
+REVISION_FILE = "revision.json"
 
 
 @dataclass(frozen=True)
@@ -394,7 +396,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
             **{name: _installed(name) for name in ("torchvision", "numpy", "safetensors")},
             "dali": _installed("nvidia-dali-cuda130") or _installed("nvidia-dali-cuda120"),
         },
-        "git": ranks.broadcast_json(_git_revision() if ranks.is_main else None),
+        "git": ranks.broadcast_json(git_revision() if ranks.is_main else None),
     }
 
 
@@ -405,9 +407,12 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _git_revision() -> dict[str, Any] | None:
-    """The commit this package is run from, and whether files differ from it; None outside its own checkout."""
+def git_revision() -> dict[str, Any] | None:
+    """The commit this package is run from (or was copied from), and whether files differ from it; None if unknown."""
     checkout = Path(elth_dist.__file__).resolve().parents[1]
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, Any] | None = json.loads((checkout / REVISION_FILE).read_bytes())
+        return found
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(checkout), *arguments]

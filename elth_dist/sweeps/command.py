@@ -1,0 +1,195 @@
+"""The command line of a sweep: `python launch/sweep.py FILE [submit|status|cancel|results] ...`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from elth_dist.config import read_overrides
+from elth_dist.errors import UserError
+from elth_dist.sweeps.folder import SweepFolder
+from elth_dist.sweeps.options import Needs
+from elth_dist.sweeps.plan import Sweep, plan_sweep
+
+_ACTIONS = ("submit", "status", "cancel", "results")
+_FLAGS = ("--dry-run", "--retry-failed", "--once")
+_NEEDS = ("nodes", "gpus", "tasks", "cpus", "memory", "time", "notice", "partition", "account", "qos", "constraint")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what a command line asks for.
+
+    Returns:
+        The exit status: 0 when it is done (for SLURM: submitted), 1 when jobs have failed or were stopped, 2 for a
+        user's mistake.
+    """
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except UserError as error:
+        print(f"elth_dist: error: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> "None":  # type: ignore[override] # never returns, as argparse's own
+        raise UserError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="launch/sweep.py",
+        description="Expand a sweep file to a graph of jobs, each once, and do them.",
+        epilog="Other options, as --train.epochs 2, are those of a run, for all runs of the sweep.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", type=Path, help="a sweep file, such as configs/sweeps/quickstart.yaml")
+    parser.add_argument("action", choices=_ACTIONS, help="what to do; default submit")
+    parser.add_argument(
+        "--cluster", choices=["slurm", "local", "debug"], help="where; local: this machine; debug: here"
+    )
+    parser.add_argument("--dir", type=Path, help="where everything is written; default runs/sweeps/NAME")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and what it costs; write nothing")
+    parser.add_argument("--retry-failed", action="store_true", help="do failed jobs again, and what they blocked")
+    parser.add_argument("--max-parallel", type=_positive, help="slurm: jobs of an array that run at once")
+    parser.add_argument("--workers", type=_positive, help="local: jobs at once; default one a GPU, or by needs.cpus")
+    parser.add_argument("--images-per-second", type=float, help="of one GPU, for the prediction of GPU-hours")
+    parser.add_argument("--once", action="store_true", help="status: show the table once, also on a terminal")
+    needs = parser.add_argument_group("what a training asks of the cluster, over the file's `needs`")
+    for name in _NEEDS:
+        needs.add_argument(f"--{name}", help=Needs.model_fields[name].description)
+    return parser
+
+
+def _with_action(arguments: Sequence[str]) -> list[str]:
+    """The command line with its action right after the file, where argparse cannot mistake it for another's value."""
+    for place, word in enumerate(arguments[1:], start=1):
+        before = arguments[place - 1]
+        if word in _ACTIONS and (not before.startswith("--") or "=" in before or before in _FLAGS):
+            return [arguments[0], word, *arguments[1:place], *arguments[place + 1 :]]
+    return [*arguments[:1], *([] if arguments[:1] in (["--help"], ["-h"]) else ["submit"]), *arguments[1:]]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    options, rest = _parser().parse_known_args(_with_action(arguments))
+    overrides = read_overrides(rest)
+    folder = SweepFolder(options.dir or Path("runs/sweeps", options.file.stem))
+    sweep = plan_sweep(options.file, folder.root, overrides)
+    needs = _needs(sweep, {name: getattr(options, name) for name in _NEEDS if getattr(options, name) is not None})
+    if options.dry_run:
+        return _dry_run(sweep, folder, options.images_per_second)
+    match options.action:
+        case "status":
+            return _status(sweep, folder, follow=not options.once)
+        case "cancel":
+            return _cancel(sweep, folder)
+        case "results":
+            return _results(sweep, folder)
+        case _:
+            return _submit(sweep, folder, needs, options)
+
+
+def _needs(sweep: Sweep, given: dict[str, str]) -> Needs:
+    try:
+        return Needs(**{**sweep.options.needs.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"--{first['loc'][0]}: {message}, got {first['input']!r}") from None
+
+
+def _dry_run(sweep: Sweep, folder: SweepFolder, given: float | None) -> int:
+    from elth_dist.sweeps.predict import Predictor
+    from elth_dist.sweeps.show import print_plan
+    from elth_dist.sweeps.states import measured, measured_speeds, states
+
+    speeds = {**sweep.options.images_per_second, **measured_speeds(sweep, folder)}
+    if given is not None:
+        networks = {
+            job.job.options.setting.model.arch for job in sweep.jobs.values() if hasattr(job.job.options, "setting")
+        }
+        speeds = dict.fromkeys(networks, given)
+    print_plan(sweep, states(sweep, folder, verify=True), Predictor(sweep, measured(sweep, folder), speeds))
+    return 0
+
+
+def _status(sweep: Sweep, folder: SweepFolder, *, follow: bool) -> int:
+    from elth_dist.sweeps.show import print_status
+    from elth_dist.sweeps.states import states
+
+    print_status(sweep, folder, lambda: states(sweep, folder, verify=False), follow=follow)
+    return 0
+
+
+def _cancel(sweep: Sweep, folder: SweepFolder) -> int:
+    from elth_dist.sweeps.states import states
+    from elth_dist.sweeps.submit import cancel
+
+    found, records = states(sweep, folder, verify=False), folder.records()
+    chosen = {
+        name: records[name]
+        for name, state in found.items()
+        if state in ("queued", "running", "blocked") and name in records and records[name].slurm
+    }
+    cancel(folder, chosen)
+    print(f"cancelled {len(chosen)} jobs; what is finished stays, and a new submission continues from there")
+    return 0
+
+
+def _results(sweep: Sweep, folder: SweepFolder) -> int:
+    from elth_dist.sweeps.results import write_results
+    from elth_dist.sweeps.states import states
+
+    found = states(sweep, folder, verify=False)
+    write_results(sweep, folder, [name for name, state in found.items() if state == "done"])
+    return 0
+
+
+def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, options: argparse.Namespace) -> int:
+    from elth_dist.sweeps.states import states
+
+    if options.cluster is None:
+        raise UserError("--cluster: is required; valid are slurm, local, debug")
+    found = states(sweep, folder, verify=True)
+    wanted = {"open", "failed", "blocked"} if options.retry_failed else {"open"}
+    todo = [name for name, state in found.items() if state in wanted]
+    failed = [name for name, state in found.items() if state == "failed" and name not in todo]
+    done = sum(state == "done" for state in found.values())
+    print(f"{len(sweep.jobs)} jobs: {done} done, {len(todo)} to do", flush=True)
+    if failed:
+        print(f"{len(failed)} have failed ({', '.join(failed[:3])}); --retry-failed does them again", flush=True)
+    if options.cluster == "slurm":
+        if todo:
+            from elth_dist.sweeps.submit import submit
+
+            submit(sweep, folder, todo, needs, options.max_parallel)
+        print(f"submitted {len(todo)} jobs; `status` shows them, `results` what they found")
+        return 0
+    if not _here(sweep, folder, todo, needs, options) or failed:
+        return 1
+    return _results(sweep, folder)
+
+
+def _here(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], needs: Needs, options: argparse.Namespace) -> bool:
+    from elth_dist.sweeps.local import LocalPool, run_in_process
+
+    if options.cluster == "debug":
+        return run_in_process(sweep, folder, todo)
+    import torch
+
+    gpus = torch.cuda.device_count()
+    each = int(options.gpus or 1) if gpus else 0  # a job has one GPU here, unless the command line says more
+    room = gpus // each if each else max(1, (os.cpu_count() or 1) // needs.cpus)
+    workers = options.workers or room
+    if each and workers > room:
+        raise UserError(f"--workers: {workers} jobs of {each} GPU(s) do not fit on {gpus}")
+    ranks = each or int(options.tasks or 1)
+    return LocalPool(sweep, folder, workers=workers, gpus=each, ranks=ranks).run(todo)

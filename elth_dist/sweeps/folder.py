@@ -1,0 +1,109 @@
+"""The folder of a sweep: the one place that names the files in it.
+
+jobs/KIND-HASH/     one folder a job: result.json, ticket.safetensors, trained.safetensors, checkpoints/
+logs/KIND-HASH/     config.yaml, environment.json, metrics.jsonl, tensorboard/, output.log
+code/HASH/          the code that submitted jobs run
+slurm/              what submitit writes
+submitted.json      where each job was sent, and how it ended if it failed
+results.md|csv|png  the closing table and figure
+digits/             the embedded digits as JPEG folders, if the sweep uses them
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from elth_dist.errors import UserError
+from elth_dist.runtime.files import make_folder, write_atomically
+
+if TYPE_CHECKING:
+    from elth_dist.runtime.run_directory import JobFolder, RunDirectory
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a job was sent."""
+
+    log: str  # what its rank 0 writes to the terminal
+    slurm: str | None = None  # SLURM's number of it; None: done on this machine
+    failed: bool = False  # known for jobs on this machine only; SLURM's queue tells the others
+
+
+class SweepFolder:
+    """Names every path below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        """Nothing is touched yet."""
+        self.root = root.resolve()
+
+    @property
+    def jobs(self) -> Path:
+        """Where the jobs' folders lie."""
+        return self.root / "jobs"
+
+    @property
+    def code(self) -> Path:
+        """Where snapshots of the code lie."""
+        return self.root / "code"
+
+    @property
+    def slurm(self) -> Path:
+        """What submitit writes."""
+        return self.root / "slurm"
+
+    @property
+    def results(self) -> Path:
+        """The table, Markdown; beside it the same as .csv and .png."""
+        return self.root / "results.md"
+
+    def logs(self, name: str) -> Path:
+        """What a job says while it runs."""
+        return self.root / "logs" / name
+
+    def output(self, name: str) -> Path:
+        """The terminal output of a job on this machine."""
+        return self.logs(name) / "output.log"
+
+    def config(self, name: str) -> Path:
+        """The run that a job is of."""
+        return self.logs(name) / "config.yaml"
+
+    def directory(self, name: str) -> "RunDirectory":
+        """Where one job writes."""
+        from elth_dist.runtime.run_directory import RunDirectory
+
+        return RunDirectory(self.logs(name), self.jobs)
+
+    def job(self, name: str) -> "JobFolder":
+        """A job's result."""
+        from elth_dist.runtime.run_directory import JobFolder
+
+        return JobFolder(self.jobs / name)
+
+    def write_config(self, name: str, text: str) -> None:
+        """Leave what the process that does a job will read."""
+        make_folder(self.logs(name))
+        write_atomically(self.config(name), text.encode())
+
+    @property
+    def _records(self) -> Path:
+        return self.root / "submitted.json"
+
+    def records(self) -> dict[str, Record]:
+        """Where jobs were sent, by name. UserError if the file is damaged."""
+        try:
+            found = json.loads(self._records.read_bytes())
+            return {name: Record(**record) for name, record in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self._records}: is damaged ({error}); remove it if no job of the sweep is queued"
+            ) from None
+
+    def write_records(self, records: dict[str, Record]) -> None:
+        """Replace what records() gives."""
+        make_folder(self.root)
+        text = json.dumps({name: asdict(record) for name, record in records.items()}, indent=1)
+        write_atomically(self._records, f"{text}\n".encode())

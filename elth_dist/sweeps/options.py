@@ -1,0 +1,105 @@
+"""What a sweep file says: sources, targets, methods and seeds, and what the jobs ask of a cluster. No torch here."""
+
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from elth_dist.models.options import ArchName
+from elth_dist.options import Options
+
+_Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+_TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
+
+
+def _minutes(value: Any) -> Any:
+    """SLURM's "1-12:00:00" or "36:00:00" as minutes; a number is minutes already."""
+    if isinstance(value, str) and not value.isdecimal():
+        match = _TIME.fullmatch(value)
+        if match is None:
+            raise ValueError(
+                f"{value!r} is no time: write minutes, hours:minutes:seconds or days-hours:minutes:seconds"
+            )
+        days, first, second, third = (int(part or 0) for part in match.groups())
+        seconds = days * 86400 + (first * 3600 + second * 60 + third if match[1] or match[4] else first * 60 + second)
+        return -(-seconds // 60)
+    return value
+
+
+class Needs(Options):
+    """What one training asks of the cluster. Jobs that train nothing ask for one task."""
+
+    nodes: Annotated[int, Field(ge=1, le=4096)] = 1
+    gpus: Annotated[int, Field(ge=0, le=64)] = Field(default=1, description="a node; one task each; 0: no GPU")
+    tasks: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="processes a node; null: one a GPU"
+    )
+    cpus: Annotated[int, Field(ge=1, le=1024)] = Field(default=8, description="a task")
+    memory: Annotated[float, Field(gt=0)] | None = Field(default=None, description="GB a node; null: the cluster's own")
+    time: Annotated[int, BeforeValidator(_minutes), Field(ge=1)] = Field(
+        default=1440, description="limit of one stay: minutes, or as in SLURM; longer jobs are requeued and go on"
+    )
+    notice: Annotated[int, Field(ge=10, le=3600)] = Field(
+        default=180, description="seconds before the time limit at which a job is told to save and to requeue itself"
+    )
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    setup: tuple[str, ...] = Field(
+        default=(), description="shell lines before a job: modules, NCCL and network settings"
+    )
+
+    @property
+    def tasks_per_node(self) -> int:
+        """Processes on each node."""
+        return self.tasks or max(1, self.gpus)
+
+    @property
+    def light(self) -> "Needs":
+        """What a job asks for that trains nothing."""
+        few = {"nodes": 1, "gpus": min(1, self.gpus), "tasks": None, "memory": None}
+        return self.model_copy(update=few)
+
+
+class Experiment(Options):
+    """Methods on networks. Each method runs on each source; what IMP finds there goes to each target."""
+
+    sources: Annotated[tuple[ArchName, ...], Field(min_length=1)] = Field(description="networks that methods run on")
+    targets: tuple[ArchName, ...] = Field(
+        default=(), description="networks that IMP's tickets are transferred to; a source's ticket stays off itself"
+    )
+    transfers: tuple[dict[str, Any], ...] = Field(
+        default=({},), description="how tickets go to each target: options of a transfer (order, units, controls, ...)"
+    )
+    methods: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = Field(
+        default=({},), description="options over those of the recipe's method, or other methods whole"
+    )
+    seeds: tuple[_Seed, ...] | None = Field(default=None, description="instead of the sweep's")
+    data_seeds: tuple[_Seed, ...] | None = Field(
+        default=None, description="data orders after the rewind step for each seed; null: the seed's own"
+    )
+    overrides: dict[str, Any] = Field(default={}, description="sections of options over the recipe and the sweep's own")
+
+    @model_validator(mode="after")
+    def _targets_differ(self) -> Self:
+        if len(set(self.sources)) < len(self.sources) or len(set(self.targets)) < len(self.targets):
+            raise ValueError("sources and targets name each network once")
+        if "arch" in self.overrides.get("model", {}) or "seed" in self.overrides or "method" in self.overrides:
+            raise ValueError("overrides: model.arch, method and seed are what sources, methods and seeds say")
+        return self
+
+
+class SweepOptions(Options):
+    """A whole sweep file."""
+
+    recipe: str = Field(description="a run's configuration file, relative to the sweep file: data, training, method")
+    overrides: dict[str, Any] = Field(
+        default={}, description="sections of options over the recipe's, for all experiments"
+    )
+    seeds: Annotated[tuple[_Seed, ...], Field(min_length=1)] = (0,)
+    experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
+    images_per_second: dict[ArchName, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="training speed of one GPU by network, for predictions; measured ones take precedence"
+    )
+    needs: Needs = Needs()

@@ -1,0 +1,156 @@
+"""From a sweep file to one graph of jobs: each job once, named by the hash of what determines its result."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from elth_dist.config import Config, explain, merge, nearest, option_names, read_yaml
+from elth_dist.errors import UserError
+from elth_dist.jobs.graph import Job, identities, parts, plan
+from elth_dist.sweeps.options import Experiment, SweepOptions
+from elth_dist.train import content_hashes, load_ticket
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job of a sweep, of one run or of several that share it."""
+
+    name: str  # kind and identity: the same in every sweep
+    identity: str
+    job: Job  # under that name, its inputs under theirs
+    part: Mapping[str, Any]  # the options that determine its result
+    config: Config  # of the first run that has it
+    label: str  # its name in that run
+    group: str  # equal for jobs that differ in their seeds alone
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the jobs that it needs."""
+        return list(dict.fromkeys(self.job.inputs.values()))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A planned sweep."""
+
+    name: str
+    options: SweepOptions
+    jobs: Mapping[str, SweepJob]  # by name, inputs first
+
+    def with_inputs(self, name: str) -> dict[str, SweepJob]:
+        """A job and all that it needs, directly or not."""
+        found: dict[str, SweepJob] = {}
+        waiting = [name]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found[name] = self.jobs[name]
+                waiting += self.jobs[name].inputs
+        return found
+
+    @property
+    def finals(self) -> list[str]:
+        """Jobs that nothing else needs: what the sweep is made for."""
+        needed = {name for job in self.jobs.values() for name in job.inputs}
+        return [name for name in self.jobs if name not in needed]
+
+
+def read_sweep(path: Path) -> SweepOptions:
+    """A sweep file, checked for itself. UserError, one line."""
+    try:
+        return SweepOptions(**read_yaml(path, "sweep file"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = set(option_names(SweepOptions))
+            raise UserError(f"{path}: {option}: no such option{nearest(option, known)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if first["type"] in ("value_error", "missing") else f", got {first['input']!r}"
+        raise UserError(f"{path}: {option}: {message}{got}") from None
+
+
+def plan_sweep(path: Path, folder: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
+    """Expand a sweep file to the jobs of all its runs, shared ones once.
+
+    Args:
+        path: the sweep file.
+        folder: where the sweep will lie.
+        overrides: sections of options from the command line, over everything.
+
+    Raises:
+        UserError: naming the file, the option and what would be valid.
+    """
+    options = read_sweep(path)
+    jobs: dict[str, SweepJob] = {}
+    for config in _configs(path, options, folder, overrides or {}):
+        for job in run_jobs(config):
+            jobs.setdefault(job.name, job)
+    return Sweep(path.stem, options, jobs)
+
+
+def run_jobs(config: Config) -> list[SweepJob]:
+    """The jobs of one run, as a sweep names them, inputs first."""
+    files = content_hashes(load_ticket(config))
+    jobs = plan(config.method, config.setting)
+    hashes, options = identities(jobs, files), parts(jobs, files)
+    seedless = config.setting.model_copy(update={"seed": 0, "data_seed": None})
+    groups = identities(plan(config.method, seedless), files)
+    names = {job.name: f"{job.options.kind}-{hashes[job.name][:12]}" for job in jobs}
+    return [
+        SweepJob(
+            name=names[job.name],
+            identity=hashes[job.name],
+            job=replace(job, name=names[job.name], inputs={role: names[other] for role, other in job.inputs.items()}),
+            part=options[job.name],
+            config=config,
+            label=job.name,
+            group=groups[job.name],
+        )
+        for job in jobs
+    ]
+
+
+def read_job(config_yaml: str, name: str) -> tuple[Config, dict[str, SweepJob]]:
+    """A job's run again, from the configuration that was written for it, with its jobs by name."""
+    config = Config(**yaml.safe_load(config_yaml))
+    jobs = {job.name: job for job in run_jobs(config)}
+    assert name in jobs, f"{name} is no job of its own configuration"
+    return config, jobs
+
+
+def _configs(path: Path, options: SweepOptions, folder: Path, overrides: Mapping[str, Any]) -> Iterator[Config]:
+    recipe = merge(read_yaml(path.parent / options.recipe, f"{path}: recipe"), options.overrides)
+    for number, experiment in enumerate(options.experiments):
+        base = merge(recipe, experiment.overrides)
+        for seed in experiment.seeds or options.seeds:
+            for data_seed in experiment.data_seeds or (None,):
+                for source in experiment.sources:
+                    for method in experiment.methods:
+                        over = {"model": {"arch": source}, "seed": seed, "data_seed": data_seed, "method": method}
+                        merged = merge(merge(base, over), overrides)
+                        _add_transfers(merged, experiment, method, source)
+                        yield _config(merged, path, folder, f"experiments.{number}: ", overrides)
+
+
+def _add_transfers(merged: dict[str, Any], experiment: Experiment, method: Mapping[str, Any], source: str) -> None:
+    """Every way of transferring, to every target but the source itself. Only IMP has tickets to transfer."""
+    chosen = merged.get("method")
+    if isinstance(chosen, dict) and chosen.get("name") == "imp" and "transfers" not in method:
+        others = [target for target in experiment.targets if target != source]
+        merged["method"] = {**chosen, "transfers": [{"to": to, **how} for to in others for how in experiment.transfers]}
+
+
+def _config(merged: dict[str, Any], path: Path, folder: Path, where: str, overrides: Mapping[str, Any]) -> Config:
+    data = merged.get("data")
+    if isinstance(data, dict) and data.get("name") == "digits" and data.get("root") is None:
+        merged["data"] = {**data, "root": str(folder / "digits")}  # written once for all jobs
+    merged["run"] = {"name": path.stem}
+    try:
+        return Config(**merged)
+    except ValidationError as error:
+        raise UserError(f"{path}: {where}{explain(error, overrides, None)}") from None

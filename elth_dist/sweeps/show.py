@@ -1,0 +1,144 @@
+"""What people see of a sweep: the plan as a tree with what it costs, and the live table of its jobs."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import rich.console
+import rich.live
+import rich.table
+import rich.text
+import rich.tree
+
+from elth_dist.sweeps.folder import Record, SweepFolder
+from elth_dist.sweeps.plan import Sweep, SweepJob
+from elth_dist.sweeps.predict import Cost, Predictor, describe, seeds_of
+from elth_dist.sweeps.states import State, last_line, progress
+
+_STYLES = {"done": "green", "running": "cyan", "queued": "yellow", "failed": "red", "blocked": "magenta", "open": "dim"}
+_ORDER: Sequence[State] = ("done", "running", "queued", "open", "blocked", "failed")
+
+
+def print_plan(sweep: Sweep, found: Mapping[str, State], predictor: Predictor) -> None:
+    """The tree of jobs (seeds on one line, each job below the one whose ticket it takes), and the totals."""
+    console = _console()
+    groups: dict[str, list[SweepJob]] = {}
+    for job in sweep.jobs.values():
+        groups.setdefault(job.group, []).append(job)
+    tree = rich.tree.Tree(rich.text.Text(sweep.name, style="bold"))
+    branches: dict[str, rich.tree.Tree] = {}
+    for group, jobs in groups.items():
+        inputs = jobs[0].job.inputs
+        parent = inputs.get("ticket") or next(iter(inputs.values()), None)
+        above = tree if parent is None else branches[sweep.jobs[parent].group]
+        line = rich.text.Text(describe(jobs[0]))
+        others = [sweep.jobs[name] for role, name in inputs.items() if name != parent and role != "previous"]
+        if others:
+            line.append(f"  also needs {', '.join(describe(other) for other in others)}", style="dim")
+        line.append(f"  seeds {', '.join(map(seeds_of, jobs))}" if len(jobs) > 1 else f"  seed {seeds_of(jobs[0])}")
+        cost = Cost.total(predictor.cost(job.name) for job in jobs)
+        if cost.flops != 0:
+            line.append(f"  {_cost(cost)}", style="blue")
+        states = Counter(found[job.name] for job in jobs)
+        if set(states) != {"open"}:
+            line.append(f"  {_count(states)}", style="green")
+        branches[group] = above.add(line)
+    console.print(tree)
+    total = Cost.total(predictor.cost(name) for name in sweep.jobs)
+    left = Cost.total(predictor.cost(name) for name, state in found.items() if state != "done")
+    alone = predictor.alone()
+    states = Counter(found.values())
+    networks = len(sweep.finals)
+    console.print(f"{len(sweep.jobs)} jobs for {networks} final networks: {_count(states)}")
+    console.print(f"whole sweep          {_cost(total)}")
+    console.print(f"still to do          {_cost(left)}")
+    console.print(f"each network alone   {_cost(alone)}")
+    if total.flops and alone.flops:
+        hours = (
+            ""
+            if not total.gpu_hours or not alone.gpu_hours
+            else f", {1 - total.gpu_hours / alone.gpu_hours:.0%} of the GPU-hours"
+        )
+        console.print(f"saved by sharing     {1 - total.flops / alone.flops:.0%} of the FLOPs{hours}")
+    console.print(
+        "Predicted FLOPs of sparse networks are global density x dense; those of finished jobs are counted from masks.",
+        style="dim",
+    )
+
+
+def print_status(sweep: Sweep, folder: SweepFolder, states: Callable[[], Mapping[str, State]], *, follow: bool) -> None:
+    """The table of all jobs; on a terminal and with `follow` it lives until nothing is queued or running."""
+    console = _console()
+    if not (follow and console.is_terminal):
+        console.print(_table(sweep, folder, states()))
+        return
+    with rich.live.Live(console=console, refresh_per_second=1) as live:
+        while True:
+            found = states()
+            live.update(_table(sweep, folder, found))
+            if not {"queued", "running"}.intersection(found.values()):
+                return
+            time.sleep(5)
+
+
+def _table(sweep: Sweep, folder: SweepFolder, found: Mapping[str, State]) -> rich.table.Table:
+    table = rich.table.Table(title=f"{sweep.name}: {_count(Counter(found.values()))}", title_justify="left")
+    for heading in ("job", "what", "seed", "state", "details"):
+        table.add_column(heading, overflow="fold")
+    records = folder.records()
+    for name, job in sweep.jobs.items():
+        state = found[name]
+        details = _details(job, folder, state, records.get(name), found)
+        table.add_row(
+            name, describe(job), seeds_of(job), rich.text.Text(state, style=_STYLES[state]), rich.text.Text(details)
+        )
+    return table
+
+
+def _details(
+    job: SweepJob, folder: SweepFolder, state: State, record: Record | None, found: Mapping[str, State]
+) -> str:
+    match state:
+        case "done":
+            top1 = folder.job(job.name).read().metrics.get("top1")
+            return "" if top1 is None else f"top-1 {top1:.2%}"
+        case "running":
+            at = progress(job, folder)
+            if at is None:
+                return "starting"
+            left = "" if at.seconds_left is None else f", {_duration(at.seconds_left)} left"
+            top1 = "" if at.top1 is None else f", top-1 {at.top1:.2%}"
+            return f"{at.share:.0%}{left}{top1}"
+        case "queued":
+            return f"SLURM job {record.slurm}" if record else ""
+        case "failed":
+            assert record is not None
+            return f"{last_line(Path(record.log))} ({record.log})"
+        case "blocked":
+            return f"needs {', '.join(name for name in job.inputs if found[name] in ('failed', 'blocked'))}"
+        case "open":
+            return ""
+
+
+def _count(states: Mapping[State, int]) -> str:
+    return ", ".join(f"{states[state]} {state}" for state in _ORDER if states.get(state))
+
+
+def _cost(cost: Cost) -> str:
+    flops = "? FLOPs" if cost.flops is None else f"{cost.flops:.2e} FLOPs"
+    hours = "? GPU-hours" if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f} GPU-hours"
+    return f"{flops}, {hours}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _console() -> rich.console.Console:
+    console = rich.console.Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a log has no edge to break lines at
+    return console

@@ -1,0 +1,144 @@
+"""What has become of each job of a sweep, from its folder and from SLURM's queue. Nothing runs for this."""
+
+import getpass
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from elth_dist.errors import UserError
+from elth_dist.jobs.options import PretrainJob
+from elth_dist.reporting.metrics_file import read
+from elth_dist.sweeps.folder import Record, SweepFolder
+from elth_dist.sweeps.plan import Sweep, SweepJob
+
+State = Literal["done", "running", "queued", "failed", "blocked", "open"]
+
+
+def slurm_states() -> dict[str, str]:
+    """What the queue says of this user's jobs: number -> PENDING, RUNNING, ... UserError if it cannot be asked."""
+    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"squeue: {error.stderr or error.stdout}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"squeue: {error}; is this a machine of the cluster?") from None
+    return dict(line.split("|", maxsplit=1) for line in found.stdout.splitlines() if "|" in line)
+
+
+def states(sweep: Sweep, folder: SweepFolder, *, verify: bool) -> dict[str, State]:
+    """What has become of every job of a sweep.
+
+    Args:
+        sweep: the plan.
+        folder: where it lies.
+        verify: read every file of every finished job, as before a submission; else trust what results say.
+    """
+    records = folder.records()
+    queue = slurm_states() if any(record.slurm for record in records.values()) else {}
+    found: dict[str, State] = {}
+    for name, job in sweep.jobs.items():
+        found[name] = _state(job, folder, records.get(name), queue, found, verify=verify)
+    return found
+
+
+def _state(
+    job: SweepJob,
+    folder: SweepFolder,
+    record: Record | None,
+    queue: Mapping[str, str],
+    before: Mapping[str, State],
+    *,
+    verify: bool,
+) -> State:
+    result = folder.job(job.name)
+    if result.result.exists() and (not verify or result.finished(job.identity)):
+        return "done"
+    if record is not None and record.slurm is not None and record.slurm in queue:
+        return "queued" if queue[record.slurm] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING") else "running"
+    if any(before[name] in ("failed", "blocked") for name in job.inputs):
+        return "blocked"
+    if record is not None and (record.slurm is not None or record.failed):
+        return "failed"  # sent to SLURM, in the queue no more, and without a result
+    return "open"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running job is."""
+
+    share: float  # of its steps, in [0, 1]
+    seconds_left: float | None
+    top1: float | None  # at its last evaluation
+
+
+def progress(job: SweepJob, folder: SweepFolder) -> Progress | None:
+    """From what a running job has reported; None if it has not yet."""
+    directory = folder.logs(job.name)
+    metrics = directory / "metrics.jsonl"
+    setting = getattr(job.job.options, "setting", None)
+    if setting is None or not metrics.exists():
+        return None
+    rows = read(metrics)
+    logged = [row for row in rows if row["epoch"] > 0]
+    if not logged:
+        return None
+    first, last = logged[0], logged[-1]
+    per_epoch = last["step"] / last["epoch"]
+    end = setting.train.epochs * per_epoch
+    if isinstance(job.job.options, PretrainJob):
+        end = job.job.options.rewind.iterations(round(per_epoch))
+    speeds = [row["time/images_per_second"] for row in logged[-5:] if "time/images_per_second" in row]
+    left = None
+    if speeds:
+        quiet = time.time() - metrics.stat().st_mtime
+        left = max(0.0, (end - last["step"]) * setting.train.global_batch * len(speeds) / sum(speeds) - quiet)
+    top1 = next((row["val/top1"] for row in reversed(rows) if "val/top1" in row), None)
+    begin = first["step"] - 1
+    return Progress(min(1.0, (last["step"] - begin) / max(1.0, end - begin)), left, top1)
+
+
+def last_line(path: Path) -> str:
+    """The last thing that a job said, without what the machinery around it added."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return f"no log {path}"
+    said = [line.strip() for line in lines if line.strip() and not line.startswith(("srun:", "slurmstepd:"))]
+    errors = [line for line in said if "elth_dist: error:" in line]
+    return errors[-1] if errors else next(iter(reversed(said)), f"nothing in {path}")
+
+
+def measured(sweep: Sweep, folder: SweepFolder) -> dict[str, dict[str, Any]]:
+    """Metrics of the finished jobs."""
+    found = {}
+    for name in sweep.jobs:
+        result = folder.job(name)
+        if result.result.exists():
+            found[name] = result.read().metrics
+    return found
+
+
+def measured_speeds(sweep: Sweep, folder: SweepFolder) -> dict[str, float]:
+    """images/s of one process by network, as the sweep's own trainings have shown."""
+    found: dict[str, list[float]] = {}
+    for name, job in sweep.jobs.items():
+        setting, path = getattr(job.job.options, "setting", None), folder.logs(name) / "metrics.jsonl"
+        if setting is None or not path.exists():
+            continue
+        speeds = [row["time/images_per_second"] for row in read(path) if "time/images_per_second" in row]
+        if speeds:
+            ranks = _world_size(folder.logs(name) / "environment.json")
+            found.setdefault(setting.model.arch, []).append(sorted(speeds)[len(speeds) // 2] / ranks)
+    return {arch: sum(speeds) / len(speeds) for arch, speeds in found.items()}
+
+
+def _world_size(environment: Path) -> int:
+    try:
+        return max(1, int(json.loads(environment.read_bytes())["world_size"]))
+    except (OSError, ValueError, KeyError):
+        return 1

@@ -1,0 +1,127 @@
+"""The jobs of a sweep to SLURM: arrays of jobs that need the same, after the jobs whose results they need."""
+
+import shlex
+import subprocess
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from elth_dist.errors import UserError
+from elth_dist.sweeps.folder import Record, SweepFolder
+from elth_dist.sweeps.options import Needs
+from elth_dist.sweeps.plan import Sweep, SweepJob
+from elth_dist.sweeps.snapshot import take_snapshot
+from elth_dist.sweeps.worker import run_in_slurm
+
+#: Fewer than any cluster's MaxArraySize (SLURM's default is 1001).
+_LONGEST_ARRAY = 500
+
+
+def submit(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], needs: Needs, max_parallel: int | None) -> None:
+    """Put jobs into SLURM's queue; nothing of this process needs to stay alive for them.
+
+    Args:
+        sweep: the plan.
+        folder: on a file system that all nodes see.
+        todo: names of the jobs, inputs first; their other inputs are done or in the queue.
+        needs: of a training.
+        max_parallel: how many jobs of one array may run at once.
+
+    Raises:
+        UserError: SLURM refuses; what was submitted before stays submitted and is written down.
+    """
+    code = take_snapshot(folder.code)
+    waiting = list(todo)
+    while waiting:
+        records = folder.records()
+        groups: dict[tuple[bool, tuple[str, ...]], list[SweepJob]] = {}
+        for name in waiting:
+            job = sweep.jobs[name]
+            if not set(job.inputs).intersection(waiting):
+                before = {records[other].slurm for other in job.inputs if not folder.job(other).result.exists()}
+                inputs = tuple(sorted(number for number in before if number))
+                groups.setdefault((_is_light(job), inputs), []).append(job)
+        for (light, after), jobs in groups.items():
+            for first in range(0, len(jobs), _LONGEST_ARRAY):
+                array = jobs[first : first + _LONGEST_ARRAY]
+                own = needs.light if light else needs
+                numbers = _send(sweep.name, folder, array, own, after, code, max_parallel)
+                new = {job.name: number for job, number in zip(array, numbers, strict=True)}
+                _write_down(folder, new)
+                waiting = [name for name in waiting if name not in new]
+
+
+def cancel(folder: SweepFolder, names: Mapping[str, Record]) -> None:
+    """Take jobs out of the queue and off the nodes, and forget that they were sent. UserError if SLURM refuses."""
+    numbers = [record.slurm for record in names.values() if record.slurm]
+    for first in range(0, len(numbers), _LONGEST_ARRAY):
+        command = ["scancel", *numbers[first : first + _LONGEST_ARRAY]]
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        except subprocess.CalledProcessError as error:
+            raise UserError(f"scancel: {error.stderr or error.stdout}") from None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise UserError(f"scancel: {error}") from None
+    folder.write_records({name: record for name, record in folder.records().items() if name not in names})
+
+
+def _is_light(job: SweepJob) -> bool:
+    """Whether a job runs no network on the data."""
+    return getattr(job.job.options, "setting", None) is None
+
+
+def _send(
+    title: str,
+    folder: SweepFolder,
+    jobs: Sequence[SweepJob],
+    needs: Needs,
+    after: Sequence[str],
+    code: Path,
+    max_parallel: int | None,
+) -> list[str]:
+    """One array, or one job; SLURM's numbers in the jobs' order."""
+    import submitit
+
+    for job in jobs:
+        folder.write_config(job.name, job.config.to_yaml())
+    more: dict[str, object] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    if after:
+        more["dependency"] = f"afterok:{':'.join(after)}"
+    path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    wanted: dict[str, object] = {
+        "name": title,
+        "nodes": needs.nodes,
+        "tasks_per_node": needs.tasks_per_node,
+        "gpus_per_node": needs.gpus or None,
+        "cpus_per_task": needs.cpus,
+        "mem_gb": needs.memory,
+        "timeout_min": needs.time,
+        "slurm_partition": needs.partition,
+        "slurm_account": needs.account,
+        "slurm_qos": needs.qos,
+        "slurm_constraint": needs.constraint,
+        "slurm_signal_delay_s": needs.notice,
+        "slurm_array_parallelism": max_parallel or len(jobs),
+        "slurm_setup": [*needs.setup, path],
+        # a rank that fails ends the others; and since SLURM 22.05 srun must be told the CPUs again
+        "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={needs.cpus}"],
+        "slurm_stderr_to_stdout": True,
+        "slurm_additional_parameters": more,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # submitit's, about clusters that are not this one
+            executor = submitit.AutoExecutor(folder=folder.slurm, cluster="slurm")
+            executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
+            with executor.batch():
+                sent = [executor.submit(run_in_slurm, str(folder.root), job.name) for job in jobs]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, RuntimeError) as error:
+        raise UserError(f"sbatch: {error}") from None
+    return [one.job_id for one in sent]
+
+
+def _write_down(folder: SweepFolder, numbers: Mapping[str, str]) -> None:
+    new = {
+        name: Record(log=str(folder.slurm / f"{number}_0_log.out"), slurm=number) for name, number in numbers.items()
+    }
+    folder.write_records({**folder.records(), **new})

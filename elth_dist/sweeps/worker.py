@@ -1,0 +1,101 @@
+"""Doing one job of a sweep, in a process of its own or in one that SLURM started for each rank.
+
+python -m elth_dist.sweeps.worker SWEEP_FOLDER JOB      (ranks from RANK, WORLD_SIZE, LOCAL_RANK)
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from elth_dist.errors import DisagreementError, UserError
+from elth_dist.runtime.environment import environment_ranks
+from elth_dist.runtime.rendezvous import meet
+from elth_dist.runtime.slurm import preempted, requeue, slurm_ranks
+from elth_dist.sweeps.folder import SweepFolder
+from elth_dist.sweeps.plan import read_job
+from elth_dist.train import load_ticket, tell, walk
+
+#: Exit status of a job that a signal stopped: its state is safe, the same command continues from there.
+STOPPED = 75
+#: Held back until the training listens; what comes earlier is then not lost.
+_HELD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def do(folder: SweepFolder, name: str) -> list[str] | None:
+    """Do a job with all ranks that the environment names; see train.walk for what it returns and raises."""
+    config, jobs = read_job(folder.config(name).read_text(), name)
+    return walk(
+        config,
+        load_ticket(config),
+        folder.directory(name),
+        [jobs[name].job],
+        {job.name: job.identity for job in jobs.values()},
+        {job.name: job.part for job in jobs.values()},
+    )
+
+
+def run_in_slurm(root: str, name: str) -> None:
+    """What each SLURM task of a job runs. Leaves through SystemExit unless the job is done."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    # not submitit's handlers: they save in the middle of a step, on rank 0 alone, and are deaf to SIGTERM
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.signal(signal.SIGUSR2, lambda *_: None)
+    folder = SweepFolder(Path(root))
+    rank = int(os.environ["SLURM_PROCID"])
+    _start_logging(rank)
+    try:
+        with slurm_ranks(folder.logs(name)):
+            received = do(folder, name)
+        if received is not None:
+            _leave_to_slurm(rank, received)
+    except (UserError, DisagreementError) as error:
+        sys.exit(tell(error, rank))
+
+
+def _leave_to_slurm(rank: int, received: list[str]) -> None:
+    """The state is safe. Never returns: a status of 0 would let jobs start that need this one's result.
+
+    At a time limit rank 0 puts the job back into the queue, once. At a preemption SLURM does that by itself when the
+    grace time is over; leaving earlier would end the job for good.
+    """
+    if rank == 0:
+        if preempted():
+            print("preempted: saved; SLURM puts the job back into the queue", flush=True)
+        elif received == ["SIGTERM"]:
+            print("asked to end by SLURM: saved", flush=True)
+        else:
+            requeue()
+            print("time limit: saved, and put back into the queue", flush=True)
+    time.sleep(3600)  # SLURM ends it
+    sys.exit(STOPPED)
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job that a command line names. The exit status: 0 done, STOPPED, 2 or 1 as python -m elth_dist.train."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    root, name = arguments
+    folder = SweepFolder(Path(root))
+    rank = 0
+    try:
+        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        _start_logging(rank)
+        attempt = os.environ.get("ELTH_ATTEMPT", "0")
+        with meet(folder.logs(name) / f"meeting-{attempt}.json", rank, world_size, one_host=True):
+            environment_ranks()
+            return 0 if do(folder, name) is None else STOPPED
+    except (UserError, DisagreementError) as error:
+        return tell(error, rank)
+
+
+def _start_logging(rank: int) -> None:
+    level = logging.WARNING if rank == 0 else logging.ERROR
+    logging.basicConfig(level=level, format="elth_dist: warning: %(message)s")
+    logging.getLogger("submitit").propagate = False  # it speaks for itself
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,253 @@
+"""Sweeps against a real slurmctld: order, process groups, preemption, time limits, failures."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from elth_dist.sweeps.command import main
+from tests.helpers.ranks import REPOSITORY
+from tests.launch.test_sweep import TINY, sweep_file
+
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]
+
+#: A dense run to r that takes a while, and three short jobs that wait for it.
+LONG: dict[str, Any] = {
+    **TINY,
+    "overrides": {
+        "data": {"image_size": 8, "loader": "resident"},
+        "train": {
+            "epochs": 100,
+            "global_batch": 120,
+            "milestones": ["50ep"],
+            "log_every": 10,
+            "eval_every": 25,
+            "checkpoint_every": 0,
+        },
+    },
+    "experiments": [{"sources": ["resnet14_cifar"], "methods": [{"levels": 1, "rewind": "95ep", "controls": []}]}],
+}
+
+
+def sbatch(*arguments: str) -> str:
+    return subprocess.run(
+        ["sbatch", "--parsable", *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def scancel(*arguments: str) -> None:
+    subprocess.run(["scancel", *arguments], check=True)
+
+
+def restarts(number: str) -> int:
+    shown = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"Restarts=(\d+)", shown)
+    assert found is not None
+    return int(found[1])
+
+
+def squeue() -> str:
+    return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+
+
+def wait_until(true: Callable[[], object], folder: Path, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            logs = "".join(f"--- {path}:\n{path.read_text()[-2000:]}\n" for path in sorted(folder.glob("slurm/*.out")))
+            raise AssertionError(f"not in {seconds:g} s; the queue:\n{squeue()}\n{logs}")
+        time.sleep(0.1)
+
+
+def records(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "submitted.json").read_text())
+    return found
+
+
+def log_of(folder: Path, kind: str) -> str:
+    [record] = [record for name, record in records(folder).items() if name.startswith(f"{kind}-")]
+    path = Path(record["log"])
+    return path.read_text() if path.exists() else ""
+
+
+def slurm_id(folder: Path, kind: str) -> str:
+    [record] = [record for name, record in records(folder).items() if name.startswith(f"{kind}-")]
+    return str(record["slurm"])
+
+
+def products(folder: Path) -> dict[str, bytes]:
+    return {path.parent.name + path.name: path.read_bytes() for path in folder.glob("jobs/*/*.safetensors")}
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What each result and each row of metrics says, but for the time it took."""
+    found: dict[str, Any] = {}
+    for path in folder.glob("jobs/*/result.json"):
+        found[path.parent.name] = json.loads(path.read_text())
+        found[path.parent.name]["metrics"].pop("seconds")
+    for path in folder.glob("logs/*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found[f"{path.parent.name} metrics"] = [
+            {name: value for name, value in row.items() if not name.startswith(("time/", "memory/"))} for row in rows
+        ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(sweep file, folder) of the long sweep, done in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = folder / "long.yaml"
+    path.write_text(yaml.safe_dump(LONG))
+    assert main([str(path), "--cluster", "debug", "--dir", str(folder / "out")]) == 0
+    return path, folder / "out"
+
+
+def test_quickstart_from_submission_to_results(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The shipped sweep, shortened; arrays, dependencies, a second submission, and the table."""
+    folder = tmp_path / "out"
+    shorter = ["--train.epochs=2", "--data.image_size=8", "--data.loader=resident", "--train.global_batch=120"]
+    line = [str(REPOSITORY / "configs/sweeps/quickstart.yaml"), *shorter, "--dir", str(folder)]
+    assert main([*line, "--cluster", "slurm", "--max-parallel", "3"]) == 0
+    assert "submitted 24 jobs" in capfd.readouterr().out
+    before = records(folder)
+    assert main([*line, "--cluster", "slurm"]) == 0
+    assert "24 jobs: 0 done, 0 to do" in capfd.readouterr().out
+    assert records(folder) == before, "what is in the queue is not submitted again"
+
+    scripts = {path.name: path.read_text() for path in folder.glob("slurm/*_submission.sh")}
+    first = scripts[f"{slurm_id_of_first(before)}_submission.sh"]
+    assert "#SBATCH --array=0-3%3" in first, "two dense runs to r and two to the end need the same: one array"
+    assert "dependency" not in first
+    assert all("--dependency=afterok:" in text for text in scripts.values() if text != first)
+
+    wait_until(lambda: not squeue(), folder, 600)
+    assert main([*line, "results"]) == 0
+    assert "ETT <- resnet14_cifar" in capfd.readouterr().out
+    assert main([*line, "status", "--once"]) == 0
+    assert "24 done" in capfd.readouterr().out
+    assert main([*line, "--cluster", "slurm"]) == 0
+    assert "24 jobs: 24 done, 0 to do" in capfd.readouterr().out
+    assert records(folder) == before
+
+    results = {path.parent.name: path for path in folder.glob("jobs/*/result.json")}
+    ends = {name: path.stat().st_mtime for name, path in results.items()}
+    by_identity = {json.loads(path.read_text())["identity"]: name for name, path in results.items()}
+    for name, path in results.items():
+        started = (folder / "logs" / name / "environment.json").stat().st_mtime
+        for identity in json.loads(path.read_text())["inputs"].values():
+            assert ends[by_identity[identity]] <= started, f"{name} began before its input was there"
+
+
+def slurm_id_of_first(found: dict[str, Any]) -> str:
+    return min((record["slurm"].split("_")[0] for record in found.values()), key=int)
+
+
+def test_two_nodes_train_as_one_process_group(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    methods = [{"levels": 1, "rewind": "2it", "controls": []}]
+    path = sweep_file(tmp_path, experiments=[{"sources": ["resnet14_cifar"], "methods": methods}])
+    assert main([str(path), "--cluster", "slurm", "--nodes", "2", "--tasks", "1", "--dir", str(folder)]) == 0
+    wait_until(lambda: not squeue(), folder)
+    assert len(products(folder)) == 6, "every job is done"
+    for name in ("pretrain", "level"):
+        for environment in folder.glob(f"logs/{name}-*/environment.json"):
+            assert json.loads(environment.read_text())["world_size"] == 2
+    script = (folder / "slurm" / f"{slurm_id(folder, 'pretrain')}_submission.sh").read_text()
+    assert "#SBATCH --nodes=2" in script
+    # the same two ranks on one node
+    local = [str(path), "--cluster", "local", "--workers", "1", "--tasks", "2", "--dir", str(tmp_path / "local")]
+    assert main(local) == 0
+    assert products(folder) == products(tmp_path / "local")
+    assert not list(folder.glob("logs/*/meeting-*")), "nothing is left of how ranks found each other"
+
+
+def test_preempted_job_is_requeued_and_ends_bit_equal(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    path, reference = undisturbed
+    folder = tmp_path / "out"
+    assert main([str(path), "--cluster", "slurm", "--dir", str(folder)]) == 0
+    wait_until(lambda: rows(folder) > 10, folder)
+    sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", f"--output={tmp_path}/urgent")
+    wait_until(lambda: "preempted: saved" in log_of(folder, "pretrain"), folder)
+    assert len(list(folder.glob("jobs/pretrain-*/checkpoints/step-*"))) == 1, "one save"
+    wait_until(lambda: not squeue(), folder)
+    assert "time limit" not in log_of(folder, "pretrain"), "SLURM requeues it, not the job itself"
+    assert restarts(slurm_id(folder, "pretrain")) == 1
+    assert products(folder) == products(reference)
+    assert figures(folder) == figures(reference)
+
+
+def rows(folder: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in folder.glob("logs/pretrain-*/metrics.jsonl"))
+
+
+def test_job_at_its_time_limit_requeues_itself_and_ends_bit_equal(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, reference = undisturbed
+    folder = tmp_path / "out"
+    # SLURM looks every half minute whose limit comes near; until then the training is held, however fast it is
+    assert main([str(path), "--cluster", "slurm", "--dir", str(folder), "--time", "2", "--notice", "110"]) == 0
+    wait_until(lambda: rows(folder) > 10, folder)
+    scancel("--signal=STOP", slurm_id(folder, "pretrain"))
+    time.sleep(32)
+    scancel("--signal=CONT", slurm_id(folder, "pretrain"))
+    wait_until(lambda: "time limit: saved, and put back into the queue" in log_of(folder, "pretrain"), folder)
+    assert restarts(slurm_id(folder, "pretrain")) >= 1
+    assert not list(folder.glob("jobs/level-*")), "what waits for the result goes on waiting"
+    wait_until(lambda: not squeue(), folder)
+    assert products(folder) == products(reference)
+    assert figures(folder) == figures(reference)
+
+
+def test_failing_job_blocks_its_children_only_and_cancel_forgets(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    path = sweep_file(tmp_path)
+    assert main([str(path), "--dir", str(folder), "--dry-run"]) == 0
+    assert main([str(path), "--cluster", "slurm", "--dir", str(folder)]) == 0
+    [transfer] = [name for name in records(folder) if name.startswith("transfer-")]
+    (folder / "jobs").mkdir(exist_ok=True)
+    (folder / "jobs" / transfer).write_text("in the way")
+    wait_until(lambda: not squeue(), folder)
+    capfd.readouterr()
+    assert main([str(path), "status", "--once", "--dir", str(folder)]) == 0
+    table = capfd.readouterr().out
+    assert "5 done, 1 blocked, 1 failed" in table
+    assert "elth_dist: error:" in table, "the last line of the error"
+    (folder / "jobs" / transfer).unlink()
+    subprocess.run(["scontrol", "update", "PartitionName=normal", "State=DOWN"], check=True)
+    try:
+        assert main([str(path), "--cluster", "slurm", "--dir", str(folder), "--retry-failed"]) == 0
+        assert main([str(path), "status", "--once", "--dir", str(folder)]) == 0
+        assert "5 done, 2 queued" in capfd.readouterr().out
+        assert main([str(path), "cancel", "--dir", str(folder)]) == 0
+        assert "cancelled 2 jobs" in capfd.readouterr().out
+    finally:
+        subprocess.run(["scontrol", "update", "PartitionName=normal", "State=UP"], check=True)
+    wait_until(lambda: not squeue(), folder)
+    assert main([str(path), "--cluster", "slurm", "--dir", str(folder)]) == 0
+    assert "2 to do" in capfd.readouterr().out, "cancelled jobs are open again"
+    wait_until(lambda: not squeue(), folder)
+    assert main([str(path), "status", "--once", "--dir", str(folder)]) == 0
+    assert "7 done" in capfd.readouterr().out
+
+
+def test_queued_jobs_do_not_see_edits_of_the_checkout(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    methods = [{"levels": 0, "rewind": "2it", "controls": []}]
+    path = sweep_file(tmp_path, experiments=[{"sources": ["resnet14_cifar"], "methods": methods}])
+    assert main([str(path), "--cluster", "slurm", "--dir", str(folder)]) == 0
+    [code] = (folder / "code").iterdir()
+    for script in folder.glob("slurm/*_submission.sh"):
+        assert f"export PYTHONPATH={code}" in script.read_text()
+    assert (code / "elth_dist/train.py").read_bytes() == (REPOSITORY / "elth_dist/train.py").read_bytes()
+    wait_until(lambda: not squeue(), folder)
+    assert len(list(folder.glob("jobs/*/result.json"))) == 2

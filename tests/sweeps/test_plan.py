@@ -1,0 +1,163 @@
+"""A sweep file as one graph: golden plans of the shipped sweeps, shared work once, names that stay."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import Field, create_model
+
+from elth_dist.errors import UserError
+from elth_dist.sweeps import plan as plans
+from elth_dist.sweeps.options import Needs
+from elth_dist.sweeps.plan import Sweep, plan_sweep, read_job
+from tests.helpers.ranks import REPOSITORY
+
+SWEEPS = REPOSITORY / "configs/sweeps"
+BASE: dict[str, Any] = {
+    "recipe": str(REPOSITORY / "configs/quickstart.yaml"),
+    "experiments": [{"sources": ["resnet14_cifar"], "methods": [{"levels": 2, "controls": []}]}],
+}
+
+
+def planned(folder: Path, **changes: Any) -> Sweep:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**BASE, **changes}))
+    return plan_sweep(path, folder / "out")
+
+
+def kinds(sweep: Sweep) -> dict[str, int]:
+    return dict(Counter(job.job.options.kind for job in sweep.jobs.values()))
+
+
+# (jobs by kind, final networks), per sweep; change them only with a reason
+GOLDEN = {
+    "quickstart": ({"pretrain": 2, "level": 6, "mask": 4, "train": 8, "transfer": 4}, 10),
+    # a seed: 3 dense runs to r, 3 x 7 levels, 18 IMP masks and 9 of the criteria, 6 transfers;
+    # 6 trained transfers, 3 x (dense, reinit, random, magnitude, snip, grasp, rigl)
+    "imagenet_table1": ({"pretrain": 9, "level": 63, "mask": 81, "transfer": 18, "train": 81}, 90),
+    "imagenet_rigl": ({"train": 18}, 18),
+    "cifar10_ablation": ({"pretrain": 6, "level": 66, "mask": 66, "train": 75, "transfer": 48}, 81),
+    "cifar10_dpf": ({"pretrain": 9, "level": 126, "mask": 117, "transfer": 18, "train": 45}, 54),
+    "cifar10_depths": ({"pretrain": 15, "level": 210, "mask": 195, "transfer": 240, "train": 255}, 270),
+    "cifar10_vgg": ({"pretrain": 9, "level": 126, "mask": 117, "transfer": 72, "train": 90}, 99),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_plan(name: str, tmp_path: Path) -> None:
+    sweep = plan_sweep(SWEEPS / f"{name}.yaml", tmp_path)
+    assert (kinds(sweep), len(sweep.finals)) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_is_a_graph_with_inputs_first(path: Path, tmp_path: Path) -> None:
+    sweep = plan_sweep(path, tmp_path)
+    seen: set[str] = set()
+    for name, job in sweep.jobs.items():
+        assert set(job.inputs) <= seen
+        seen.add(name)
+    assert path.name in path.read_text().splitlines()[0], "the header says how to run it"
+
+
+def test_ticket_of_one_source_serves_every_target(tmp_path: Path) -> None:
+    sweep = plan_sweep(SWEEPS / "imagenet_table1.yaml", tmp_path)
+    transfers = [job for job in sweep.jobs.values() if job.job.options.kind == "transfer"]
+    assert len(transfers) == 18
+    assert len({job.job.inputs["ticket"] for job in transfers}) == 9, "two targets each"
+
+
+def test_shared_prefix_is_counted_once(tmp_path: Path) -> None:
+    one = {"sources": ["resnet14_cifar"], "methods": [{"levels": 2, "controls": []}]}
+    longer = {"sources": ["resnet14_cifar"], "methods": [{"levels": 3, "controls": []}], "targets": ["resnet20_cifar"]}
+    both = planned(tmp_path, experiments=[one, longer])
+    assert both.jobs.keys() == planned(tmp_path, experiments=[longer]).jobs.keys()
+
+
+def test_data_seeds_share_the_dense_run_to_the_rewind_step(tmp_path: Path) -> None:
+    experiment = {**BASE["experiments"][0], "data_seeds": [0, 1]}
+    sweep = planned(tmp_path, experiments=[experiment])
+    assert kinds(sweep) == {"pretrain": 1, "level": 6, "mask": 4}
+    assert planned(tmp_path).jobs.keys() < sweep.jobs.keys(), "a seed's own data order is that of data_seed: null"
+
+
+def test_another_seed_adds_its_own_jobs_alone(tmp_path: Path) -> None:
+    before, after = planned(tmp_path, seeds=[0]), planned(tmp_path, seeds=[0, 1])
+    assert before.jobs.keys() < after.jobs.keys()
+    assert len(after.jobs) == 2 * len(before.jobs)
+    groups = Counter(job.group for job in after.jobs.values())
+    assert set(groups.values()) == {2}, "each job has one like it but for the seed"
+
+
+def test_names_do_not_depend_on_place_cluster_or_order(tmp_path: Path) -> None:
+    experiments = [
+        {"sources": ["resnet14_cifar"], "methods": [{"levels": 1}]},
+        {"sources": ["resnet20_cifar"], "methods": [{"levels": 1}]},
+    ]
+    one = planned(tmp_path, experiments=experiments)
+    other = planned(tmp_path, experiments=experiments[::-1], needs={"gpus": 8}, overrides={"train": {"log_every": 3}})
+    assert one.jobs.keys() == other.jobs.keys()
+
+
+def test_names_stay_when_an_unrelated_default_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from elth_dist.jobs import options
+
+    before = planned(tmp_path)
+    grown = create_model(
+        "TrainOptions", __base__=options.TrainOptions, brand_new=(float, Field(default=0.5, description="new"))
+    )
+    whole = plans.Config
+
+    class Grown(whole):  # type: ignore[misg, valid-type, misc] # a class made at run time
+        @property
+        def setting(self) -> Any:
+            setting = super().setting
+            return setting.model_copy(update={"train": grown(**setting.train.model_dump())})
+
+    monkeypatch.setattr(plans, "Config", Grown)
+    after = planned(tmp_path)
+    assert any("brand_new" in type(job.config.setting.train).model_fields for job in after.jobs.values())
+    assert before.jobs.keys() == after.jobs.keys()
+
+
+def test_job_is_found_again_from_its_written_configuration(tmp_path: Path) -> None:
+    for name, job in planned(tmp_path).jobs.items():
+        config, jobs = read_job(job.config.to_yaml(), name)
+        assert jobs[name].identity == job.identity
+        assert config.to_yaml() == job.config.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sedes": [0]}, "sedes: no such option; did you mean seeds?"),
+        ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, got -1"),
+        ({"recipe": "nowhere.yaml"}, "recipe: no file"),
+        ({"experiments": [{"sources": ["resnet27"]}]}, "experiments.0.sources.0: unknown architecture 'resnet27'"),
+        (
+            {"experiments": [{"sources": ["resnet14_cifar"], "methods": [{"levles": 2}]}]},
+            "experiments.0: method.levles: no such option; did you mean method.levels?",
+        ),
+        (
+            {"experiments": [{"sources": ["resnet14_cifar"], "targets": ["vgg16"]}]},
+            "experiments.0: method.transfers.0",
+        ),
+        ({"overrides": {"train": {"epoch": 2}}}, "train.epoch: no such option; did you mean train.epochs?"),
+        ({"experiments": [{"sources": ["vgg16"], "overrides": {"seed": 3}}]}, "overrides: model.arch, method and seed"),
+        ({"needs": {"time": "a day"}}, "needs.time: 'a day' is no time"),
+    ],
+    ids=str,
+)
+def test_mistake_is_one_line_that_names_file_and_option(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        planned(tmp_path, **changes)
+    assert expected in str(caught.value)
+    assert "tiny.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("90", 90), ("1:30", 2), (90, 90), ("1:30:00", 90), ("0:00:30", 1), ("1-12:00:00", 2160)]
+)
+def test_times_are_slurms(text: Any, minutes: int) -> None:
+    assert Needs(time=text).time == minutes
