@@ -103,9 +103,8 @@ class Dpf(PeriodicUpdate):
 
     def after_step(self, step: int, finite: Tensor | bool) -> None:
         if self._comes(self._ramp.due(step + 1, self._last), finite):
-            dense = Masks.dense({name: mask.shape for name, mask in self._masks.items()})
-            masks = dense.to(next(iter(self._masks.values())).device)
-            self._change(self._ramp.prune(masks, magnitude(self._weights), step + 1))
+            dense = Masks({name: torch.ones_like(mask) for name, mask in self._masks.items()})
+            self._change(self._ramp.prune(dense, magnitude(self._weights), step + 1))
 
     def check(self) -> None:
         """AssertionError, naming the tensors, unless the weights to compute with are zero where they are pruned."""
