@@ -2,8 +2,10 @@
 
 import torch
 
-from elth_dist.engines.ddp import AUTOCAST, DdpEngine
+from elth_dist.engines.ddp import DdpEngine
+from elth_dist.engines.deepspeed import DeepSpeedEngine
 from elth_dist.engines.options import EngineOptions
+from elth_dist.engines.numerics import AUTOCAST
 from elth_dist.engines.protocol import Engine
 from elth_dist.runtime.ranks import Ranks
 
@@ -18,7 +20,8 @@ def create_engine(
     deterministic: bool = False,
 ) -> Engine:
     """The engine that `engine.name` asks for; see `TrainOptions` for the others."""
-    return DdpEngine(
+    kind = DeepSpeedEngine if options.name == "deepspeed" else DdpEngine
+    return kind(
         ranks,
         options,
         precision=precision,

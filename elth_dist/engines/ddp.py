@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from elth_dist.engines.numerics import set_numerics
+from elth_dist.engines.batchnorm import average_batchnorm, synchronised
+from elth_dist.engines.numerics import AUTOCAST, set_numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
-from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
-from elth_dist.runtime.states import load_state, save_state
-
-AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from elth_dist.runtime.states import copy_into, load_state, save_state
+from elth_dist.sparsity.criteria import magnitude
+from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.selection import Threshold, prune
 
 # BatchNorm statistics are each rank's own between two averagings. torch 2.15 renamed the option.
 _RANKS_KEEP_THEIR_BUFFERS: dict[str, Any] = (
@@ -51,12 +52,8 @@ class DdpEngine:
 
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
         model = model.to(self._ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self._sync_bn and not self._ranks.alone:
-            if self._ranks.device.type != "cuda":
-                raise UserError(
-                    "train.sync_bn: needs GPUs (torch's SyncBatchNorm does not run on CPUs); valid here: false"
-                )
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        if self._sync_bn:
+            model = synchronised(model, self._ranks)
         self._model = model
         self._optimizer = build_optimizer(model)
         forward: nn.Module = torch.compile(model) if self._compile else model  # type: ignore[assignment]
@@ -140,18 +137,19 @@ class DdpEngine:
         return outcome
 
     def average_batchnorm(self) -> None:
-        statistics = [
-            tensor
-            for module in self._model.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            for tensor in (module.running_mean, module.running_var)
-            if tensor is not None
-        ]
-        self._ranks.average_(statistics)
+        average_batchnorm(self._model, self._ranks)
 
     def weights(self) -> Mapping[str, Tensor]:
         state: dict[str, Tensor] = self._model.state_dict()
         return state
+
+    def prune(self, masks: Masks, k: int) -> Masks:
+        weights = self._model.state_dict()
+        scores = magnitude({name: weights[name] for name in masks})
+        return prune(masks.to(self._ranks.device), scores, k, share=self._share)
+
+    def _share(self, threshold: Threshold) -> Threshold:
+        return Threshold(*self._ranks.broadcast_json(list(threshold)))
 
     def save(self, folder: Path) -> None:
         own = {"buffers": dict(self._model.named_buffers())}
@@ -168,10 +166,10 @@ class DdpEngine:
     def load(self, folder: Path) -> None:
         own = load_state(folder / f"engine-{self._ranks.rank:05d}.safetensors")
         whole = load_state(folder / "engine.safetensors")
-        _copy_into(dict(self._model.named_buffers()), own["buffers"])
-        _copy_into(dict(self._model.named_parameters()), whole["weights"])
+        copy_into(dict(self._model.named_buffers()), own["buffers"])
+        copy_into(dict(self._model.named_parameters()), whole["weights"])
         for parameter, saved in zip(self._parameters(), whole["optimizer"], strict=True):
-            _copy_into(self._optimizer.state[parameter], saved)
+            copy_into(self._optimizer.state[parameter], saved)
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(whole["scaler"])
 
@@ -180,10 +178,3 @@ class DdpEngine:
 
     def close(self) -> None:
         del self._forward, self._alone, self._optimizer, self._model
-
-
-def _copy_into(live: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Copy in place, so that every tensor keeps its device, strides and aliases."""
-    assert live.keys() == saved.keys(), f"state holds {sorted(saved)}, expected {sorted(live)}"
-    for name, tensor in live.items():
-        tensor.copy_(saved[name])

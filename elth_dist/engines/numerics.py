@@ -2,6 +2,9 @@
 
 import torch
 
+#: Type that forward and backward compute in under torch.autocast; None: fp32, without autocast.
+AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def set_numerics(precision: str, deterministic: bool) -> None:
     """From now on: TF32 products under "tf32" alone, and bit-reproducible kernels only if `deterministic`."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from elth_dist.sparsity.masks import Masks
 from elth_dist.sparsity.updates.protocol import MaskedOptimizer
 
 
@@ -18,8 +19,11 @@ class TrainingOptimizer(MaskedOptimizer, Protocol):
     def step(self) -> Any:
         """Update; does nothing, without a word from the device, where its attribute `found_inf` (0-d fp32) is 1."""
 
-    def skip_next(self) -> None:
-        """The next step() changes nothing."""
+    def skip_next(self, calls: int = 1) -> None:
+        """The next so many calls of step() change nothing; 0: take it back."""
+
+    def restart(self) -> None:
+        """Forget all state and masks: other tensors have taken the parameters' places. Their momentum starts at 0."""
 
     def zero_grad(self) -> None: ...
 
@@ -77,7 +81,14 @@ class Engine(Protocol):
         """Replace BatchNorm's running statistics by their mean over ranks."""
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The whole full-precision state_dict, equal on all ranks but for BatchNorm's running statistics."""
+        """The whole full-precision state_dict, equal on all ranks but for BatchNorm's statistics. Collective."""
+
+    def prune(self, masks: Masks, k: int) -> Masks:
+        """Masks that keep exactly `k` weights fewer: of those kept, the smallest in magnitude go (sparsity.selection).
+
+        Collective; the result is whole, on this rank's device, and to the bit the same whatever the engine and the
+        number of ranks.
+        """
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of the training state (its own files)."""

@@ -1,5 +1,6 @@
 """The processes of a run and everything they say to each other. Every collective of the project is in this file."""
 
+import atexit
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # torch re-exports it
 
 from elth_dist.errors import DisagreementError, OneRankError, UserError
 from elth_dist.runtime.environment import environment_ranks
@@ -43,6 +45,13 @@ class Ranks:
         """Wait for every rank."""
         if not self.alone:
             dist.barrier(group=self.side)
+
+    def require_group(self) -> None:
+        """See to it that torch has a process group, if only of this process: some libraries insist on one."""
+        if self.alone and not dist.is_initialized():
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+            atexit.register(dist.destroy_process_group)
 
     @torch.no_grad()
     def sum_(self, tensor: Tensor) -> Tensor:

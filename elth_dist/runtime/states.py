@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ def load_state(path: Path) -> Any:
         raise CorruptFileError(path, f"is no whole safetensors file ({error})") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CorruptFileError(path, f"is damaged ({type(error).__name__}: {error})") from error
+
+
+def copy_into(live: Mapping[Any, Tensor], saved: Mapping[Any, Tensor]) -> None:
+    """Copy loaded tensors into the live ones of the same keys, which keep their device, strides and aliases."""
+    assert live.keys() == saved.keys(), f"state holds {sorted(saved)}, expected {sorted(live)}"
+    for name, tensor in live.items():
+        tensor.copy_(saved[name])
 
 
 class _Writer:

@@ -148,6 +148,69 @@ def prune_to(masks: Masks, scores: Mapping[str, Tensor], kept: int | Mapping[str
     return Masks({name: mask for part in parts for name, mask in part.items()})
 
 
+class Fragment(NamedTuple):
+    """Scores of a stretch of one weight, of which a rank holds no more."""
+
+    name: str  # of the weight
+    start: int  # logical (NCHW) flat index of its first element
+    scores: Tensor  # fp32 [n], of the weights start .. start + n - 1
+
+
+def prune_fragments(
+    masks: Masks,
+    fragments: Sequence[Fragment],
+    k: int,
+    reduce: Callable[[Tensor], Tensor],
+    gather: Callable[[list[list[int]]], Sequence[list[list[int]]]],
+    share: Callable[[Threshold], Threshold] = identity,
+) -> Masks:
+    """What `prune` does, to the bit, where each rank holds only fragments of the scores. No scores are sent.
+
+    The ties before each fragment are counted over the ranks, and the packed bits of what each rank decides are united.
+
+    Args:
+        masks: the masks to prune, whole and equal on every rank, on the fragments' device.
+        fragments: this rank's; over all ranks they hold every masked weight exactly once.
+        k: as for `prune`.
+        reduce: sums a tensor of int64 or uint8 over the ranks: three histograms, then a byte for eight weights.
+        gather: every rank's list (of [parameter, start, ties], a few numbers a fragment) in rank order, on every rank.
+        share: hands rank 0's threshold to every rank.
+
+    Returns:
+        New masks, whole and equal on every rank.
+
+    Raises:
+        ValueError: as for `prune`, or the fragments are not those of the masked weights.
+    """
+    place = {name: index for index, name in enumerate(masks)}
+    for name, start, scores in fragments:
+        if name not in place or start < 0 or start + scores.numel() > masks[name].numel():
+            raise ValueError(f"a fragment of {name!r} from {start} with {scores.numel()} scores lies in no mask")
+    pieces = [masks[f.name].reshape(-1)[f.start : f.start + f.scores.numel()] for f in fragments]
+    values = [f.scores for f in fragments] or [torch.zeros(0, device=next(iter(masks.values())).device)]
+    candidates = pieces or [torch.zeros(0, dtype=torch.bool, device=values[0].device)]
+    threshold = share(select(values, candidates, k, reduce, [f.name for f in fragments]))
+    key = _key(threshold.bits)
+    keys = [_keys([value], [candidate]) for value, candidate in zip(values, candidates, strict=True)]
+    counts: list[int] = torch.stack([(own == key).sum() for own in keys]).tolist()
+    everyone = gather([[place[f.name], f.start, ties] for f, ties in zip(fragments, counts, strict=False)])
+    ties_at = [(index, start, ties) for own in everyone for index, start, ties in own]
+    kept = {name: torch.zeros_like(mask, memory_format=torch.contiguous_format) for name, mask in masks.items()}
+    for fragment, own in zip(fragments, keys, strict=False):
+        position = (place[fragment.name], fragment.start)
+        before = sum(ties for index, start, ties in ties_at if (index, start) < position)
+        stays = own > key
+        stays[(own == key).nonzero().squeeze(1)[max(0, threshold.ties - before) :]] = True
+        stays &= own != _NO_CANDIDATE
+        kept[fragment.name].view(-1)[fragment.start : fragment.start + stays.numel()] = stays
+    packed = Masks(kept).packed()
+    united = torch.split(reduce(torch.cat(list(packed.values()))), [bits.numel() for bits in packed.values()])
+    pruned = Masks.unpack(dict(zip(packed, united, strict=True)), {name: mask.shape for name, mask in masks.items()})
+    if pruned.kept != masks.kept - k:
+        raise ValueError(f"the fragments do not hold each of the {masks.total} masked weights once")
+    return pruned
+
+
 def _select(
     keys: Tensor,
     scores: Sequence[Tensor],

@@ -37,7 +37,7 @@ class MaskedSGD(torch.optim.SGD):
     ) -> None:
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True)
         self._multipliers: dict[Tensor, Tensor] = {}
-        self._skip = False
+        self._skip = 0
         self._settle_momentum()
         if masks:
             self.set_masks(masks)
@@ -68,9 +68,34 @@ class MaskedSGD(torch.optim.SGD):
                 momentum.masked_fill_(pruned, 0)
             self._multipliers[parameter] = torch.empty_like(parameter).copy_(mask)
 
-    def skip_next(self) -> None:
-        """Make the next `step` change nothing (for a mask update that takes the step's place)."""
-        self._skip = True
+    @torch.no_grad()
+    def not_zero(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters with a pruned weight, and those with a pruned weight's momentum, that is not exactly zero."""
+        weights = self._not_zero({parameter: parameter for parameter in self._multipliers})
+        slots = {parameter: self.state.get(parameter, {}).get("momentum_buffer") for parameter in self._multipliers}
+        return weights, self._not_zero({parameter: slot for parameter, slot in slots.items() if slot is not None})
+
+    def _not_zero(self, tensors: Mapping[Any, Tensor]) -> list[nn.Parameter]:
+        """Keys whose tensor holds anything but zero, NaN included, where the key is pruned."""
+        counts = [
+            tensor.masked_fill(self._multipliers[parameter] != 0, 0).count_nonzero()
+            for parameter, tensor in tensors.items()
+        ]
+        found = torch.stack(counts).tolist() if counts else []
+        return [parameter for parameter, count in zip(tensors, found, strict=True) if count]
+
+    def skip_next(self, calls: int = 1) -> None:
+        """Make the next `calls` of `step` change nothing (for a mask update that takes the step's place); 0: none.
+
+        One step of a training takes several calls where an engine updates its partitions one after the other.
+        """
+        self._skip = calls
+
+    def restart(self) -> None:
+        """Forget all state and masks, for an engine that has put other tensors into `param_groups` (ZeRO)."""
+        self.state.clear()
+        self._multipliers = {}
+        self._settle_momentum()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -80,7 +105,7 @@ class MaskedSGD(torch.optim.SGD):
             with torch.enable_grad():
                 loss = closure()
         if self._skip:
-            self._skip = False
+            self._skip -= 1
             return loss
         gradients, multipliers = [], []
         for group in self.param_groups:

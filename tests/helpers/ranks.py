@@ -312,6 +312,7 @@ _SERVER.set_forkserver_preload(
         "elth_dist.jobs.run",
         "elth_dist.jobs.report",
         "elth_dist.data.dali",
+        "tests.helpers.preloaded",
         "pytest",
     ]
 )

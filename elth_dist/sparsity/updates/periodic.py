@@ -50,7 +50,7 @@ class PeriodicUpdate:
     def check(self) -> None:
         """AssertionError, naming the tensors, unless every pruned weight and its momentum are exactly zero."""
         assert self._optimizer is not None, "check() before begin()"
-        check_pruned(self._masks, self._weights, self._optimizer)
+        check_pruned(self._weights, self._optimizer)
 
     def finish(self) -> None:
         self.check()

@@ -13,10 +13,19 @@ class MaskedOptimizer(Protocol):
 
     @property
     def state(self) -> Mapping[Any, dict[str, Any]]:
-        """Each parameter's slots: "momentum_buffer", of the parameter's shape, where there is momentum."""
+        """Each trained tensor's slots: "momentum_buffer", of the tensor's shape, where there is momentum.
+
+        The tensors are the parameters; under ZeRO 1 to 3, the flat partitions of them that this rank trains.
+        """
 
     def set_masks(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
         """Keep the weights where these masks are False, and their momentum, at exactly zero from now on."""
+
+    def not_zero(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Masked parameters with a pruned weight that is not exactly zero, and those with such a momentum.
+
+        As far as this rank holds them.
+        """
 
 
 class MaskUpdate(Protocol):
@@ -85,12 +94,9 @@ class MaskUpdate(Protocol):
         """Continue from there; called before `begin`, which then installs the masks that were in force."""
 
 
-def check_pruned(masks: Masks, weights: Mapping[str, Tensor], optimizer: MaskedOptimizer) -> None:
+def check_pruned(weights: Mapping[str, nn.Parameter], optimizer: MaskedOptimizer) -> None:
     """AssertionError, naming the tensors, unless every pruned weight and its momentum are exactly zero."""
-    wrong = masks.check_zero(weights)
+    names = {weight: name for name, weight in weights.items()}
+    wrong, momentum = ([names[weight] for weight in found] for found in optimizer.not_zero())
     assert not wrong, f"pruned weights are not zero in {', '.join(wrong)}"
-    slots = {name: optimizer.state[weights[name]] for name in masks}
-    momentum = {name: slot["momentum_buffer"] for name, slot in slots.items() if "momentum_buffer" in slot}
-    if momentum:
-        wrong = masks.check_zero(momentum)
-        assert not wrong, f"the momentum of pruned weights is not zero in {', '.join(wrong)}"
+    assert not momentum, f"the momentum of pruned weights is not zero in {', '.join(momentum)}"

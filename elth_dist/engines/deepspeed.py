@@ -1,0 +1,257 @@
+"""DeepSpeed's ZeRO, stages 0 to 3, over NCCL or gloo: optimizer state, gradients and weights shared out over ranks."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elth_dist.engines.batchnorm import average_batchnorm, synchronised
+from elth_dist.engines.options import EngineOptions
+from elth_dist.engines.numerics import AUTOCAST, set_numerics
+from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
+from elth_dist.engines.shards import ShardedOptimizer
+from elth_dist.errors import UserError
+from elth_dist.runtime.ranks import Ranks
+from elth_dist.runtime.states import copy_into, load_state, save_state
+from elth_dist.sparsity.criteria import magnitude
+from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.selection import Threshold, prune, prune_fragments
+
+# as torch.amp.GradScaler: from 2^16, halved at each overflow, doubled after 2,000 steps without one
+_LOSS_SCALE: dict[str, Any] = {
+    "init_scale": 2.0**16,
+    "scale_window": 2000,
+    "min_scale": 2.0**-16,
+    "delayed_shift": 1,
+    "consecutive_hysteresis": False,
+    "raise_error_at_min_scale": False,
+}
+
+
+class DeepSpeedEngine:
+    """The Engine protocol on DeepSpeed. Weights are contiguous (ZeRO flattens them), images channels_last.
+
+    Masters are fp32, computation runs under DeepSpeed's torch_autocast; gradients are summed over ranks in fp32 as
+    under DDP. Only the loop's own options reach the optimizer; `engine.deepspeed_config` tunes the rest.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        options: EngineOptions,
+        *,
+        precision: str = "fp32",
+        sync_bn: bool = False,
+        compile_model: bool = False,
+        deterministic: bool = False,
+    ) -> None:
+        if compile_model and options.zero_stage == 3:
+            raise UserError(
+                "train.compile: not with engine.zero_stage 3, which gathers weights layer by layer; "
+                "valid here: false, or engine.zero_stage 0, 1 or 2"
+            )
+        self._ranks = ranks
+        self._options = options
+        self._precision = precision
+        self._sync_bn = sync_bn
+        self._compile = compile_model
+        self._sharded: ShardedOptimizer | None = None  # in stages 1 to 3
+        self._outcome: StepOutcome | None = None  # of the step whose gradients are finished
+        set_numerics(precision, deterministic)
+
+    def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
+        deepspeed = _import_deepspeed(self._ranks)
+        model = model.to(self._ranks.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        if self._sync_bn:
+            model = synchronised(model, self._ranks)
+        self._model = model
+        self._base = build_optimizer(model)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self._engine, zero, _, _ = deepspeed.initialize(
+            model=model, optimizer=self._base, config=self._config(batch_shape[0]), dist_init_required=False
+        )
+        self._loss_scaler = self._take_over_loss_scaling()
+        if self._options.zero_stage:
+            self._sharded = ShardedOptimizer(self._base, zero, names, self._ranks.rank)
+        if self._compile:
+            self._engine.compile()
+
+    def _config(self, micro_batch: int) -> dict[str, Any]:
+        """DeepSpeed's configuration: the user's, and over it what our options say."""
+        bucket = int(self._options.bucket_mib * 2**20) // 4
+        dtype = AUTOCAST[self._precision]
+        user = self._options.deepspeed_config or {}
+        return {
+            "steps_per_print": None,
+            "timers": {"throughput": {"enabled": False}},
+            **user,
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": 1,  # the loop says where a step ends
+            "gradient_clipping": 0.0,  # it would clip to 1 unless told not to
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": {
+                "reduce_bucket_size": bucket,
+                **user.get("zero_optimization", {}),
+                "stage": self._options.zero_stage,
+            },
+            "torch_autocast": {
+                "lower_precision_safe_modules": [],  # what would be sent over ranks in the lower precision
+                **user.get("torch_autocast", {}),
+                "enabled": dtype is not None,
+                "dtype": str(dtype or torch.float32).removeprefix("torch."),
+            },
+        }
+
+    def _take_over_loss_scaling(self) -> Any:
+        """DeepSpeed's loss scaler for fp16, moved on after each step; None in other precisions.
+
+        On its own, DeepSpeed never lowers the scale after an overflow under torch_autocast with ZeRO.
+        """
+        if self._precision != "fp16":
+            return None
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+        self._engine.torch_autocast_z0_gradscaler = None
+        if self._options.zero_stage:
+            self._engine.optimizer.torch_autocast_gradscaler = None
+            self._engine.optimizer.override_loss_scale(_LOSS_SCALE["init_scale"])
+        return DynamicLossScaler(**_LOSS_SCALE)
+
+    @property
+    def model(self) -> nn.Module:
+        return self._model
+
+    @property
+    def optimizer(self) -> TrainingOptimizer:
+        return self._base if self._sharded is None else self._sharded
+
+    @contextlib.contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._engine(images)
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def backward(self, loss: Tensor) -> None:
+        if self._loss_scaler is not None and self._sharded is None:
+            loss = loss * self._loss_scaler.cur_scale
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def finish_gradients(self) -> Tensor:
+        """As the protocol says for stage 0; in the others no rank has whole gradients, and `grad` is None."""
+        scale = 1.0 if self._loss_scaler is None else self._loss_scaler.cur_scale
+        if self._sharded is not None:
+            norm, finite = self._sharded.gradient_norm()
+            self._outcome = StepOutcome(finite, norm / scale)
+        else:
+            gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+            if scale != 1.0:
+                torch._foreach_mul_(gradients, 1 / scale)
+            norm = nn.utils.get_total_norm(gradients)
+            self._outcome = StepOutcome(torch.isfinite(norm), norm)
+        return self._outcome.applied
+
+    def step(self) -> StepOutcome:
+        outcome, self._outcome = self._outcome, None
+        assert outcome is not None, "step() without finish_gradients()"
+        optimizer: Any = self._base
+        optimizer.found_inf = None if self._sharded is not None else (~outcome.applied).float()
+        self._engine.step()
+        if self._sharded is not None:  # DeepSpeed has looked at the norm again, and left all as it was if need be
+            self._sharded.skip_next(0)
+            assert self._engine.was_step_applied() == bool(outcome.applied), "DeepSpeed judges the gradient otherwise"
+        if self._loss_scaler is not None:
+            self._loss_scaler.update_scale(not outcome.applied)
+            if self._sharded is not None:
+                self._engine.optimizer.override_loss_scale(self._loss_scaler.cur_scale)
+        return outcome
+
+    def average_batchnorm(self) -> None:
+        average_batchnorm(self._model, self._ranks)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        state: dict[str, Tensor] = self._model.state_dict()
+        if self._options.zero_stage == 3:
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            state |= {name: safe_get_full_fp32_param(p) for name, p in self._model.named_parameters()}
+        return state
+
+    def prune(self, masks: Masks, k: int) -> Masks:
+        masks = masks.to(self._ranks.device)
+        if self._sharded is None:
+            weights = self._model.state_dict()
+            return prune(masks, magnitude({name: weights[name] for name in masks}), k, share=self._share)
+        fragments = [fragment for fragment in self._sharded.magnitudes() if fragment.name in masks]
+        return prune_fragments(masks, fragments, k, self._ranks.sum_, self._ranks.gather_json, self._share)
+
+    def _share(self, threshold: Threshold) -> Threshold:
+        return Threshold(*self._ranks.broadcast_json(list(threshold)))
+
+    def save(self, folder: Path) -> None:
+        own: dict[str, Any] = {"buffers": dict(self._model.named_buffers())}
+        if self._sharded is not None:
+            own |= {"partitions": list(self._sharded.partitions), "optimizer": self._sharded.slots}
+        save_state(folder / f"engine-{self._ranks.rank:05d}.safetensors", own)
+        if self._ranks.is_main:  # equal on every rank
+            whole: dict[str, Any] = {"zero_stage": self._options.zero_stage, "loss_scale": self._loss_scale_state()}
+            if self._sharded is None:
+                parameters = list(self._model.parameters())
+                whole |= {"weights": parameters, "optimizer": [self._base.state[p] for p in parameters]}
+            save_state(folder / "engine.safetensors", whole)
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        own = load_state(folder / f"engine-{self._ranks.rank:05d}.safetensors")
+        whole = load_state(folder / "engine.safetensors")
+        assert whole["zero_stage"] == self._options.zero_stage, f"saved by ZeRO {whole['zero_stage']}"
+        copy_into(dict(self._model.named_buffers()), own["buffers"])
+        if self._sharded is not None:
+            copy_into(dict(enumerate(self._sharded.partitions)), dict(enumerate(own["partitions"])))
+            for live, saved in zip(self._sharded.slots, own["optimizer"], strict=True):
+                copy_into(live, saved)
+            self._sharded.publish()
+        else:
+            parameters = list(self._model.parameters())
+            copy_into(dict(enumerate(parameters)), dict(enumerate(whole["weights"])))
+            for parameter, saved in zip(parameters, whole["optimizer"], strict=True):
+                copy_into(self._base.state[parameter], saved)
+        if self._loss_scaler is not None:
+            vars(self._loss_scaler).update(whole["loss_scale"])
+            if self._sharded is not None:
+                self._engine.optimizer.override_loss_scale(self._loss_scaler.cur_scale)
+
+    def _loss_scale_state(self) -> dict[str, Any]:
+        if self._loss_scaler is None:
+            return {}
+        return {name: getattr(self._loss_scaler, name) for name in ("cur_scale", "cur_iter", "last_overflow_iter")}
+
+    def close(self) -> None:
+        self._engine.destroy()
+        del self._engine, self._base, self._sharded, self._model
+
+
+def _import_deepspeed(ranks: Ranks) -> Any:
+    """DeepSpeed, kept quiet, on the device and in the process group that we have."""
+    os.environ["DS_ACCELERATOR"] = ranks.device.type
+    os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))
+    ranks.require_group()
+    import deepspeed
+    from deepspeed.runtime import torch_autocast
+
+    logger = logging.getLogger("DeepSpeed")
+    logger.handlers.clear()  # it writes to stdout, from every rank
+    logger.propagate = True
+    logger.setLevel(logging.ERROR)
+    # it would compile a C++ operator, for minutes, that only inference on CPUs uses
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # it remembers the precision of an engine that came before, even when the next one has none
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
+    return deepspeed

@@ -1,0 +1,196 @@
+"""ZeRO 1 to 3 seen from one rank: flat fp32 partitions that it trains, and which stretch of which weight lies where.
+
+This file and deepspeed.py are all that knows DeepSpeed's insides.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from elth_dist.engines.protocol import TrainingOptimizer
+from elth_dist.sparsity.selection import Fragment
+
+
+class Stretch(NamedTuple):
+    """Elements start .. start + length - 1 of a parameter (by flat index) and where they lie on this rank."""
+
+    parameter: nn.Parameter
+    start: int
+    length: int
+    partition: int
+    offset: int
+
+
+class ShardedOptimizer:
+    """The job's optimizer on this rank's partitions, addressed as if it trained the whole parameters.
+
+    Args:
+        base: what build_optimizer made; DeepSpeed has put its flat partitions into the parameters' places.
+        zero: DeepSpeed's optimizer around it, of stage 1, 2 or 3.
+        names: of all parameters.
+        rank: this rank.
+    """
+
+    def __init__(self, base: TrainingOptimizer, zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> None:
+        self._base, self._zero, self._names = base, zero, names
+        self.param_groups = base.param_groups  # hyperparameters; DeepSpeed moves tensors in and out of "params"
+        self._sharded_weights = hasattr(zero, "fp32_partitioned_groups_flat")  # stage 3
+        self._stretches = list(self._stretches_of_stage_3(rank) if self._sharded_weights else self._stretches_of_1_2())
+        self._pruned: dict[int, Tensor] = {}  # partition -> bool, True where pruned
+        self._masked: set[nn.Parameter] = set()
+        with self._every_partition_in_its_group():
+            base.restart()
+
+    @property
+    def partitions(self) -> Sequence[Tensor]:
+        """This rank's flat fp32 master weights, with padding at the ends of some."""
+        zero = self._zero
+        found: Sequence[Tensor]
+        found = zero.fp32_partitioned_groups_flat if self._sharded_weights else zero.single_partition_of_fp32_groups
+        return found
+
+    @property
+    def state(self) -> Mapping[Any, dict[str, Any]]:
+        """Each partition's slots."""
+        return self._base.state
+
+    @property
+    def slots(self) -> list[dict[str, Any]]:
+        """Of each partition, in order."""
+        return [self._base.state[partition] for partition in self.partitions]
+
+    def step(self) -> Any:
+        """DeepSpeed calls the steps of the partitions itself."""
+        raise AssertionError("the engine steps, not its optimizer")
+
+    def zero_grad(self) -> None:
+        self._zero.zero_grad()
+
+    def skip_next(self, calls: int = 1) -> None:
+        """As for one step of the whole; DeepSpeed takes a call for each partition."""
+        self._base.skip_next(calls * len(self.partitions))
+
+    def restart(self) -> None:
+        """Forget all state and masks."""
+        self._pruned, self._masked = {}, set()
+        with self._every_partition_in_its_group():
+            self._base.restart()
+
+    @torch.no_grad()
+    def set_masks(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
+        """Replace all masks (bool, of the whole parameter's shape); master weights and momentum take them on at once.
+
+        ValueError for a parameter that is not the optimizer's, or a mask that is not bool or not of its shape.
+        Collective: the weights to compute with are gathered anew.
+        """
+        for parameter, mask in masks.items():
+            if parameter not in self._names:
+                raise ValueError(f"a mask for a parameter {list(mask.shape)} that the optimizer does not have")
+            if mask.dtype != torch.bool or mask.shape != whole_shape(parameter):
+                raise ValueError(
+                    f"a mask of {mask.dtype} {list(mask.shape)} for {self._names[parameter]} "
+                    f"{list(whole_shape(parameter))}; bool and the same shape is wanted"
+                )
+        partitions = self.partitions
+        kept = [torch.ones_like(partition, dtype=torch.bool) for partition in partitions]
+        for parameter, start, length, index, offset in self._stretches:
+            if parameter in masks:
+                own = masks[parameter].reshape(-1)[start : start + length]
+                kept[index][offset : offset + length] = own.to(kept[index].device)
+        with self._every_partition_in_its_group():
+            flat: Any = dict(zip(partitions, kept, strict=True))
+            self._base.set_masks(flat)
+        self._pruned = {index: mask.logical_not_() for index, mask in enumerate(kept)}
+        self._masked = set(masks)
+        self.publish()
+
+    @torch.no_grad()
+    def not_zero(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Masked parameters with a pruned weight, and with a pruned momentum, that is not exactly zero on this rank."""
+        momentum = [slots.get("momentum_buffer") for slots in self.slots]
+        return self._not_zero(self.partitions), self._not_zero(momentum)
+
+    def _not_zero(self, tensors: Sequence[Tensor | None]) -> list[nn.Parameter]:
+        counts: list[Tensor] = []
+        looked_at: list[nn.Parameter] = []
+        for parameter, _, length, index, offset in self._stretches:
+            tensor = tensors[index]
+            if parameter in self._masked and tensor is not None:
+                own = slice(offset, offset + length)
+                counts.append(tensor[own].masked_fill(~self._pruned[index][own], 0).count_nonzero())
+                looked_at.append(parameter)
+        found = torch.stack(counts).tolist() if counts else []
+        return [parameter for parameter, count in zip(looked_at, found, strict=True) if count]
+
+    def gradient_norm(self) -> tuple[Tensor, Tensor]:
+        """(L2 norm of the whole gradient, times the loss scale; whether it is a number), 0-d, equal on every rank.
+
+        DeepSpeed's own sum, by which its step() will decide. Collective.
+        """
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        zero = self._zero
+        norm = combine_grad_norm_groups(zero._get_norm_groups()) if self._sharded_weights else zero.scaled_global_norm()
+        return norm.float(), torch.isfinite(norm)
+
+    @torch.no_grad()
+    def magnitudes(self) -> list[Fragment]:
+        """|master weight| of every stretch on this rank."""
+        partitions = self.partitions
+        return [
+            Fragment(self._names[parameter], start, partitions[index].detach()[offset : offset + length].abs())
+            for parameter, start, length, index, offset in self._stretches
+        ]
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Make the weights to compute with those of the partitions, after these were written to. Collective."""
+        zero = self._zero
+        if not self._sharded_weights:
+            zero.update_lp_params()
+            return
+        zero._partition_all_parameters()
+        for index in range(len(self.partitions)):
+            zero._reassign_or_swap_out_partitioned_parameters(index)
+        if zero.persistent_parameters:  # small ones that every rank keeps whole
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+    def _stretches_of_1_2(self) -> Iterator[Stretch]:
+        for index, group in enumerate(self._zero.bit16_groups):
+            for parameter in group:
+                here = parameter._hp_mapping
+                if here is not None:
+                    whole, flat = here.lp_fragment_address, here.hp_fragment_address
+                    yield Stretch(parameter, whole.start, whole.numel, index, flat.start)
+
+    def _stretches_of_stage_3(self, rank: int) -> Iterator[Stretch]:
+        for index, group in enumerate(self._zero.fp16_groups):
+            offset = 0
+            for parameter in group:
+                share = parameter.partition_numel()  # equal on every rank: the last ones hold padding
+                start = rank * share
+                length = min(share, max(0, parameter.ds_numel - start))
+                if length:
+                    yield Stretch(parameter, start, length, index, offset)
+                offset += share
+
+    @contextlib.contextmanager
+    def _every_partition_in_its_group(self) -> Iterator[None]:
+        """Stage 3 keeps `param_groups` without parameters, but for one partition at a time during a step."""
+        if not self._sharded_weights:
+            yield
+            return
+        self._zero._set_fp32_optimizer_param_groups()
+        try:
+            yield
+        finally:
+            self._zero._clear_fp32_optimizer_param_groups()
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """Of the parameter as it would be, wherever ZeRO 3 keeps its elements."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
