@@ -300,14 +300,12 @@ every_engine = pytest.mark.parametrize("engine", ENGINES)
 
 @every_engine
 def test_ranks_and_accumulation_give_the_step_of_the_whole_batch(engine: str, results: Results) -> None:
-    reference = without_batchnorm()
-    vectors: dict[str, Any] = {"params": [p for p in reference.parameters() if p.ndim == 1]}
-    matrices: dict[str, Any] = {"params": [p for p in reference.parameters() if p.ndim > 1]}
     expected = {}
     for decay_of_vectors in (1e-3, 0.0):
         reference = without_batchnorm()
-        vectors = {"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": decay_of_vectors}
-        matrices = {"params": [p for p in reference.parameters() if p.ndim > 1]}
+        vectors: dict[str, Any] = {"params": [p for p in reference.parameters() if p.ndim == 1]}
+        vectors["weight_decay"] = decay_of_vectors
+        matrices: dict[str, Any] = {"params": [p for p in reference.parameters() if p.ndim > 1]}
         sgd = torch.optim.SGD([matrices, vectors], lr=0.1, momentum=0.9, weight_decay=1e-3)
         norms = []
         for images, labels in batches(4):
@@ -332,15 +330,16 @@ def test_ranks_and_accumulation_give_the_step_of_the_whole_batch(engine: str, re
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "ddp"])
 def test_ten_steps_are_those_of_ddp(engine: str, world_size: int, results: Results) -> None:
-    """In fp32, to rounding: DDP's weights are channels_last and ZeRO's contiguous, so convolutions sum in other orders.
+    """In fp32, to rounding.
 
-    What ZeRO shares out makes no difference at all: its stages agree to the bit with each other.
+    It cannot be asked for to the bit: DDP's weights are channels_last and ZeRO's contiguous, for which a convolution
+    may sum in another order; and the vector instructions of SGD end elsewhere in a flat partition than in a weight.
+    What was seen on CPUs: no difference on one rank, 9e-8 on two, for weights of up to 1.
     """
     ours, ddp = (results(name, world_size)[0]["ten steps"] for name in (engine, "ddp"))
     difference = torch.tensor(ours["weights"]) - torch.tensor(ddp["weights"])
-    assert difference.abs().max() < 1e-5
+    assert difference.abs().max() < 2e-6
     assert [norm for _, norm in ours["outcomes"]] == pytest.approx([norm for _, norm in ddp["outcomes"]], rel=1e-4)
-    assert ours["weights"] == results("zero0", world_size)[0]["ten steps"]["weights"]
     assert (torch.tensor(ours["weights"]) == 0).equal(torch.tensor(ddp["weights"]) == 0)
 
 

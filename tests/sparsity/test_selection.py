@@ -1,4 +1,6 @@
+import itertools
 import math
+import random
 import threading
 from collections.abc import Callable
 from decimal import Decimal
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.selection import Threshold, exact_count, identity, prune, select
+from elth_dist.sparsity.selection import Fragment, Threshold, exact_count, identity, prune, prune_fragments, select
 
 INF = float("inf")
 # few distinct values, so that there are many ties; among them everything that is special about fp32
@@ -73,20 +75,26 @@ class Together:
 
     def __init__(self, world_size: int) -> None:
         self.parts: list[Tensor] = []
+        self.values: dict[int, list[list[int]]] = {}
         self.barrier = threading.Barrier(world_size)
         self.lock = threading.Lock()
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        assert tensor.dtype == torch.int64
-        assert tensor.numel() <= 2048
+        assert tensor.dtype == torch.uint8 or (tensor.dtype == torch.int64 and tensor.numel() <= 2048)
         with self.lock:
             self.parts.append(tensor)
         self.barrier.wait(timeout=30)
-        total = torch.stack(self.parts).sum(0)
+        total = torch.stack(self.parts).sum(0, dtype=tensor.dtype)
         if self.barrier.wait(timeout=30) == 0:
             self.parts.clear()
         self.barrier.wait(timeout=30)
         return total
+
+    def gather(self, rank: int, value: list[list[int]]) -> list[list[list[int]]]:
+        """Every thread's value, as a gather does; once."""
+        self.values[rank] = value
+        self.barrier.wait(timeout=30)
+        return [self.values[rank] for rank in sorted(self.values)]
 
 
 def on_ranks(world_size: int, work: Callable[[int, Together], object]) -> list[object]:
@@ -132,6 +140,39 @@ def test_a_rank_may_hold_nothing() -> None:
         return select([own], [torch.ones(own.shape, dtype=torch.bool)], 2, together)
 
     assert on_ranks(2, work) == [select([scores], [torch.ones(3, dtype=torch.bool)], 2)] * 2
+
+
+@given(problems(), st.lists(st.integers(0, 119), max_size=6), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_fragments_over_ranks_give_the_masks_of_the_whole(
+    problem: tuple[list[Tensor], list[Tensor], int], cuts: list[int], world_size: int, chance: random.Random
+) -> None:
+    """However weights are cut, and whichever rank holds which piece, in whatever order."""
+    scores, candidates, k = problem
+    masks, owners = as_masks(candidates), []
+    for (name, mask), score in zip(masks.items(), scores, strict=True):
+        places = sorted({0, mask.numel(), *(cut for cut in cuts if cut < mask.numel())})
+        for start, end in itertools.pairwise(places):
+            owners.append((chance.randrange(world_size), Fragment(name, start, score[start:end])))
+    chance.shuffle(owners)
+    gathered = Together(world_size)
+
+    def work(rank: int, together: Together) -> Masks:
+        own = [fragment for owner, fragment in owners if owner == rank]
+        return prune_fragments(masks, own, k, together, lambda value: gathered.gather(rank, value))
+
+    whole = prune(masks, {f"w{index}": score for index, score in enumerate(scores)}, k)
+    assert on_ranks(world_size, work) == [whole] * world_size
+
+
+def test_fragments_that_are_not_those_of_the_masks_are_refused() -> None:
+    masks, score = Masks({"w": torch.ones(4, dtype=torch.bool)}), torch.arange(4.0)
+    for fragments, message in [
+        ([Fragment("v", 0, score)], "'v' from 0 with 4 scores"),
+        ([Fragment("w", 1, score)], "'w' from 1 with 4 scores"),
+        ([Fragment("w", 0, score[:3])], "each of the 4 masked weights once"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            prune_fragments(masks, fragments, 1, identity, lambda value: [value])
 
 
 def test_every_rank_refuses_a_score_that_is_nan_on_one() -> None:
