@@ -4,8 +4,8 @@ import torch
 
 from elth_dist.engines.ddp import DdpEngine
 from elth_dist.engines.deepspeed import DeepSpeedEngine
-from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.numerics import AUTOCAST
+from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import Engine
 from elth_dist.runtime.ranks import Ranks
 

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from elth_dist.engines.batchnorm import average_batchnorm, synchronised
-from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.numerics import AUTOCAST, set_numerics
+from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
 from elth_dist.engines.shards import ShardedOptimizer
-from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import copy_into, load_state, save_state
 from elth_dist.sparsity.criteria import magnitude
@@ -50,11 +49,7 @@ class DeepSpeedEngine:
         compile_model: bool = False,
         deterministic: bool = False,
     ) -> None:
-        if compile_model and options.zero_stage == 3:
-            raise UserError(
-                "train.compile: not with engine.zero_stage 3, which gathers weights layer by layer; "
-                "valid here: false, or engine.zero_stage 0, 1 or 2"
-            )
+        assert not (compile_model and options.zero_stage == 3), "EngineOptions.check() refuses it"
         self._ranks = ranks
         self._options = options
         self._precision = precision
@@ -83,19 +78,18 @@ class DeepSpeedEngine:
 
     def _config(self, micro_batch: int) -> dict[str, Any]:
         """DeepSpeed's configuration: the user's, and over it what our options say."""
-        bucket = int(self._options.bucket_mib * 2**20) // 4
         dtype = AUTOCAST[self._precision]
-        user = self._options.deepspeed_config or {}
+        user = _said(self._options.deepspeed_options)
         return {
             "steps_per_print": None,
             "timers": {"throughput": {"enabled": False}},
-            **user,
+            **{name: value for name, value in user.items() if name not in ("train_batch_size", "fp16", "bf16")},
             "train_micro_batch_size_per_gpu": micro_batch,
             "gradient_accumulation_steps": 1,  # the loop says where a step ends
             "gradient_clipping": 0.0,  # it would clip to 1 unless told not to
             "zero_allow_untested_optimizer": True,
             "zero_optimization": {
-                "reduce_bucket_size": bucket,
+                "reduce_bucket_size": int(self._options.bucket_mib * 2**20) // 4,
                 **user.get("zero_optimization", {}),
                 "stage": self._options.zero_stage,
             },
@@ -236,6 +230,13 @@ class DeepSpeedEngine:
     def close(self) -> None:
         self._engine.destroy()
         del self._engine, self._base, self._sharded, self._model
+
+
+def _said(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a DeepSpeed configuration says itself; "auto" leaves it to us."""
+    return {
+        name: _said(value) if isinstance(value, dict) else value for name, value in options.items() if value != "auto"
+    }
 
 
 def _import_deepspeed(ranks: Ranks) -> Any:

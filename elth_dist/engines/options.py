@@ -1,10 +1,42 @@
 """Which engine executes a step, and on what."""
 
-from typing import Annotated, Any, Literal
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from elth_dist.errors import UserError
 from elth_dist.options import NO_EFFECT, Options
+
+#: What a DeepSpeed configuration may hold beside what our own options say: how ZeRO works, and what it reports.
+_TUNABLE = (
+    "zero_optimization",
+    "torch_autocast",
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "comms_logger",
+    "flops_profiler",
+    "wall_clock_breakdown",
+)
+
+
+def _read_json(value: Any) -> Any:
+    """The content of the file that an option names: it determines the run, and stands in the run's config.yaml."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value if value.lstrip().startswith("{") else Path(value).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no file {value}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{value}: no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{value}: holds a {type(found).__name__}, not an object")
+    return found
 
 
 class EngineOptions(Options):
@@ -14,22 +46,97 @@ class EngineOptions(Options):
         default="ddp",
         description="ddp: torch's DistributedDataParallel, or one process alone; deepspeed: ZeRO, for large networks",
     )
-    zero_stage: Literal[0, 1, 2, 3] = Field(
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(
         default=2,
         description="what deepspeed shares out over ranks: 0 nothing, 1 optimizer state, 2 gradients too, "
         "3 weights too",
     )
-    deepspeed_config: dict[str, Any] | None = Field(
-        default=None, description="a DeepSpeed JSON file, or what would be in it: how ZeRO works, not what it computes"
+    deepspeed_config: Annotated[dict[str, Any] | str | None, BeforeValidator(_read_json)] = Field(
+        default=None,
+        description="a DeepSpeed JSON file, or what would be in it: how ZeRO works; it may not contradict our options",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: a GPU a rank where there is one", json_schema_extra=NO_EFFECT
     )
     bucket_mib: Annotated[float, Field(gt=0, le=4096)] = Field(
-        default=25.0, description="size of DDP's gradient buckets, MiB", json_schema_extra=NO_EFFECT
+        default=25.0, description="size of the buckets that gradients are reduced in, MiB", json_schema_extra=NO_EFFECT
     )
     timeout_minutes: Annotated[float, Field(gt=0, le=1440)] = Field(
         default=30.0,
         description="how long a rank may wait for another, or make no progress, before the run stops",
         json_schema_extra=NO_EFFECT,
     )
+
+    @model_validator(mode="after")
+    def _only_with_deepspeed(self) -> Self:
+        if self.name != "deepspeed":
+            for option in ("zero_stage", "deepspeed_config"):
+                if getattr(self, option) != type(self).model_fields[option].default:
+                    raise ValueError(f"{option} is for engine.name deepspeed, but engine.name is {self.name}")
+        return self
+
+    @property
+    def shards(self) -> bool:
+        """Whether no rank holds a training's whole state: gradients, momentum and master weights are shared out."""
+        return self.name == "deepspeed" and self.zero_stage > 0
+
+    @property
+    def deepspeed_options(self) -> dict[str, Any]:
+        """What `deepspeed_config` says; empty without one."""
+        return self.deepspeed_config if isinstance(self.deepspeed_config, dict) else {}
+
+    def check(
+        self, *, global_batch: int, accumulate: int, world_size: int, precision: str, compile_model: bool
+    ) -> None:
+        """Find what cannot work before any process waits for another.
+
+        Raises:
+            UserError: DeepSpeed is not installed; the network cannot be compiled; or `deepspeed_config` says otherwise
+                than our options (naming both), or something that is none of its business.
+        """
+        if self.name != "deepspeed":
+            return
+        if importlib.util.find_spec("deepspeed") is None:
+            raise UserError("engine.name: deepspeed is not installed here (pip install deepspeed); valid here: ddp")
+        known: dict[str, tuple[Any, str]] = {
+            "train_batch_size": (global_batch, "train.global_batch"),
+            "train_micro_batch_size_per_gpu": (
+                global_batch // (world_size * accumulate),
+                "train.global_batch by ranks and train.accumulate",
+            ),
+            "gradient_accumulation_steps": (accumulate, "train.accumulate"),
+            "zero_optimization.stage": (self.zero_stage, "engine.zero_stage"),
+            "torch_autocast.enabled": (precision in ("bf16", "fp16"), f"train.precision {precision}"),
+            "torch_autocast.dtype": ({"bf16": "bfloat16", "fp16": "float16"}.get(precision), "train.precision"),
+            "fp16.enabled": (False, "train.precision, which is torch_autocast's"),
+            "bf16.enabled": (False, "train.precision, which is torch_autocast's"),
+            "gradient_clipping": (0, "the loop, which clips nothing"),
+            "zero_allow_untested_optimizer": (True, "the masked SGD"),
+            "zero_optimization.offload_optimizer.device": ("none", "the masked SGD, which runs where the model does"),
+            "zero_optimization.offload_param.device": ("none", "the masked SGD, which runs where the model does"),
+        }
+        if compile_model and self.zero_stage == 3:
+            raise UserError(
+                "train.compile: not with engine.zero_stage 3, which gathers weights layer by layer; "
+                "valid here: false, or engine.zero_stage 0, 1 or 2"
+            )
+        for name, value in _flat(self.deepspeed_options):
+            if value == "auto":
+                continue
+            expected, ours = known.get(name, (value, ""))
+            if value != expected:
+                raise UserError(f"engine.deepspeed_config: {name} is {value!r}, but {expected!r} by {ours}")
+            if name not in known and name.split(".")[0] not in _TUNABLE:
+                raise UserError(
+                    f"engine.deepspeed_config: {name} is not for it to say; beside our own options, it may hold "
+                    f"{', '.join(_TUNABLE)}"
+                )
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested objects."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -443,8 +443,3 @@ def test_compiled_network_trains_like_the_plain_one(engine: str) -> None:
     [result] = run_ranks(compiled, 1, args=[ENGINES[engine]], timeout=240)
     faster, plain = result.value
     torch.testing.assert_close(torch.tensor(faster), torch.tensor(plain), rtol=1e-4, atol=1e-5)
-
-
-def test_zero_3_cannot_be_compiled() -> None:
-    with pytest.raises(UserError, match=r"train\.compile: not with engine\.zero_stage 3"):
-        create_engine(EngineOptions(**ENGINES["zero3"]), Ranks(), compile_model=True)
