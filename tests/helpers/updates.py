@@ -70,7 +70,7 @@ class Snapshot(NamedTuple):
 
 
 class Training:
-    """`update` on `network()` under the DDP engine."""
+    """`update` on `network()`, under the DDP engine unless told otherwise."""
 
     def __init__(
         self,
@@ -82,11 +82,12 @@ class Training:
         precision: str = "fp32",
         poisoned: int | None = None,
         agree: Callable[[Masks], None] | None = None,
+        engine: EngineOptions | None = None,
         **more: Any,
     ) -> None:
         torch.set_num_threads(1)
         self.ranks, self.accumulate, self.dtype, self.poisoned = ranks, accumulate, dtype, poisoned
-        self.engine = create_engine(EngineOptions(), ranks, precision=precision)
+        self.engine = create_engine(engine or EngineOptions(), ranks, precision=precision)
         shape = (BATCH // (ranks.world_size * accumulate), 3, SIZE, SIZE)
         self.engine.prepare(network(dtype), lambda model: MaskedSGD(model.parameters(), **RECIPE), shape)
         self.weights = prunable_weights(self.engine.model)

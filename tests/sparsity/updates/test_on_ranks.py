@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from elth_dist.engines.options import EngineOptions
 from elth_dist.errors import DisagreementError
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import load_state, save_state
@@ -35,6 +36,29 @@ def test_masks_are_those_of_one_rank_on_the_whole_batch() -> None:
     for world_size, accumulate in ((2, 1), (2, 2), (4, 1)):
         for result in run_ranks(masks_of_each_step, world_size, args=[accumulate], timeout=120):
             assert result.value == alone, f"{world_size} ranks, {accumulate} micro-batches"
+
+
+def on_deepspeed(ranks: Ranks) -> dict[str, list[int]]:
+    """For each update: the steps at whose end ZeRO's stage 0 and DDP hold different masks."""
+    zero = EngineOptions(name="deepspeed", zero_stage=0)
+    found: dict[str, list[int]] = {}
+    for name in UPDATES:
+        plain, other = Training(ranks, name).begin(), Training(ranks, name, engine=zero).begin()
+        found[name] = []
+        for step in range(STEPS):
+            plain.step(step)
+            other.step(step)
+            other.update.check()
+            if plain.update.masks != other.update.masks:
+                found[name].append(step)
+        other.update.finish()
+    return found
+
+
+def test_updates_work_on_whole_gradients_of_zero_stage_0() -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    for result in run_ranks(on_deepspeed, 2, timeout=240):
+        assert result.value == {name: [] for name in UPDATES}
 
 
 def deferred(ranks: Ranks, precision: str) -> dict[str, Any]:
