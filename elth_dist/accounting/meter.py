@@ -17,6 +17,14 @@ class Flops(NamedTuple):
     forward: int  # of one sample, with the masks in force
     dense_forward: int  # of one sample, without masks
 
+    def scalars(self, dense_training: int) -> dict[str, float]:
+        """What is reported of them, beside one dense training."""
+        return {
+            "flops/train": float(self.train),
+            "flops/train_relative": self.train / dense_training,
+            "flops/forward": float(self.forward),
+        }
+
 
 class FlopsMeter:
     """Adds up what each training step costs; counting a step never waits for the device.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.options import DynamicJob
-from elth_dist.jobs.training import finish_report, initial_model, ticket_metrics, train, training_metrics
+from elth_dist.jobs.training import finish_report, initial_model, report_end, ticket_metrics, train, training_metrics
 from elth_dist.models.families import architecture
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
@@ -45,7 +45,7 @@ def run(options: DynamicJob, job: JobContext) -> Metrics:
         save_weights(job.folder.trained, fitted.weights)
     for name in masks.collapsed():
         job.training.reporter.warn(f"{job.name}: layer collapse: nothing is left of {name}")
-    job.training.reporter.level_end(fitted.end, masks, fitted.weights, None)
+    report_end(job, fitted, masks)
     finish_report(job, setting, fitted)
     return {**training_metrics(fitted), **ticket_metrics(ticket), "criterion": chosen.name}
 

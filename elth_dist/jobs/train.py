@@ -6,6 +6,7 @@ from elth_dist.jobs.training import (
     finish_report,
     initial_model,
     load_ticket,
+    report_end,
     train,
     train_ticket,
     training_metrics,
@@ -49,6 +50,6 @@ def _train_dense(options: TrainJob, job: JobContext) -> Metrics:
     fitted = train(job, setting, model, StaticMask(masks), data_order=options.data_order, title=title)
     if job.is_main:
         save_weights(job.folder.trained, fitted.weights)
-    job.training.reporter.level_end(fitted.end, masks, fitted.weights, None)
+    report_end(job, fitted, masks)
     finish_report(job, setting, fitted)
     return {**training_metrics(fitted), "arch": setting.model.arch, "density": 1.0}

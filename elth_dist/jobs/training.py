@@ -79,7 +79,7 @@ def train_ticket(
     if job.is_main:
         ticket.save(job.folder.ticket)
         save_weights(job.folder.trained, fitted.weights)
-    job.training.reporter.level_end(fitted.end, ticket.masks, fitted.weights, previous)
+    report_end(job, fitted, ticket.masks, previous)
     finish_report(job, setting, fitted)
     return {**training_metrics(fitted), **ticket_metrics(ticket)}
 
@@ -103,6 +103,12 @@ def finish_masks(job: JobContext, ticket: Ticket, masks: Masks, *, criterion: st
     if job.is_main:
         made.save(job.folder.ticket)
     return {**ticket_metrics(made), "criterion": criterion}
+
+
+def report_end(job: JobContext, fitted: Fitted, masks: Masks, previous: Masks | None = None) -> None:
+    """Show what a training ended with. `previous`: masks of the level before, to report the overlap with."""
+    flops = fitted.flops.scalars(fitted.dense_flops)
+    job.training.reporter.level_end(fitted.end, masks, fitted.weights, previous, flops)
 
 
 def finish_report(job: JobContext, setting: Setting, fitted: Fitted) -> None:

@@ -126,7 +126,14 @@ class Reporter:
         if self.enabled:
             self._console.warn(text)
 
-    def level_end(self, step: int, masks: Masks, weights: Mapping[str, Tensor], previous: Masks | None) -> None:
+    def level_end(
+        self,
+        step: int,
+        masks: Masks,
+        weights: Mapping[str, Tensor],
+        previous: Masks | None,
+        further: Mapping[str, float] | None = None,
+    ) -> None:
         """Record what a ticket looks like: densities, magnitudes of kept weights, pictures of the masks.
 
         Args:
@@ -134,11 +141,12 @@ class Reporter:
             masks: of the ticket.
             weights: at least the weights that `masks` names, of the same shapes, whole.
             previous: the masks of the level before, for their overlap (Jaccard index); None: there is none.
+            further: scalars for the same row.
         """
         if not self.enabled:
             return
         job = self._open_job()
-        values = {"density/total": masks.density}
+        values = {**(further or {}), "density/total": masks.density}
         values |= {f"density/{name}": density for name, density in masks.densities.items()}
         if previous is not None:
             overlap = masks.overlap(previous)

@@ -297,12 +297,8 @@ class _Training:
         self._context.ranks.require_equal(f"masks of {self._task.name}", self._update.masks.hashes())
 
     def _report(self, values: dict[str, float]) -> None:
-        reporter, flops = self._context.reporter, self._flops.read(self._update.masks)
-        values |= {
-            "flops/train": float(flops.train),
-            "flops/train_relative": flops.train / self._dense_flops,
-            "flops/forward": float(flops.forward),
-        }
+        reporter = self._context.reporter
+        values |= self._flops.read(self._update.masks).scalars(self._dense_flops)
         reporter.scalars(self.step, self.step / self.per_epoch, values)
         reporter.progress(self.step, values)
 
