@@ -265,6 +265,11 @@ def undecodable(folder: Path) -> Path:
     return tree
 
 
+def deepspeed_file(folder: Path) -> Path:
+    (folder / "deepspeed.json").write_text('{"zero_optimization": {"stage": 3}}')
+    return folder / "deepspeed.json"
+
+
 FOLDER = ["--data.name=folder", "--data.image_size=16", "--train.global_batch=4", "--data.augment=resized_crop"]
 TICKET = [*BASE, "--method.name=ticket", "--model.arch=resnet8_cifar"]
 
@@ -333,6 +338,14 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
         "method.controls.1: the ramp goes",
     ),
     "no density": (lambda _: [*BASE, "--method.name=rigl"], "method: needs either density or like"),
+    "masks that change, on shards": (
+        lambda _: [*BASE, "--method.name=rigl", "--method.density=0.1", "--engine.name=deepspeed"],
+        "engine.zero_stage: 2 leaves no rank with whole gradients",
+    ),
+    "DeepSpeed file against our options": (
+        lambda f: [*IMP, "--engine.name=deepspeed", f"--engine.deepspeed_config={deepspeed_file(f)}"],
+        "engine.deepspeed_config: zero_optimization.stage is 3, but 2 by engine.zero_stage",
+    ),
     "no GPU": (lambda _: [*IMP, "--engine.device=cuda"], "engine.device: 'cuda' asked for"),
 }
 

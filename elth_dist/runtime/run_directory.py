@@ -393,7 +393,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
             "torch": str(torch.__version__),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch leaves it untyped
-            **{name: _installed(name) for name in ("torchvision", "numpy", "safetensors")},
+            **{name: _installed(name) for name in ("torchvision", "numpy", "safetensors", "deepspeed")},
             "dali": _installed("nvidia-dali-cuda130") or _installed("nvidia-dali-cuda120"),
         },
         "git": ranks.broadcast_json(git_revision() if ranks.is_main else None),

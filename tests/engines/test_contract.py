@@ -240,6 +240,20 @@ def selections(ranks: Ranks, options: dict[str, Any]) -> Any:
     return given, own == prune(masks, magnitude(trained(engine)), masks.kept // 2)
 
 
+def finished_gradients(ranks: Ranks, options: dict[str, Any], precision: str) -> Any:
+    """What each parameter's `grad` holds between finish_gradients() and step(), where a rank holds it whole."""
+    engine = open_engine(ranks, options, without_batchnorm(), masked=True, precision=precision)
+    [(images, labels)] = batches(1)
+    share = GLOBAL_BATCH // ranks.world_size
+    own = slice(ranks.rank * share, (ranks.rank + 1) * share)
+    with engine.micro_step(last=True):
+        engine.backward(F.cross_entropy(engine.forward(images[own]), labels[own]))
+    assert engine.finish_gradients()
+    return torch.cat(
+        [p.grad.flatten() for p in engine.model.parameters() if p.grad is not None] or [images[:0]]
+    ).tolist()
+
+
 def lower_precision(ranks: Ranks, options: dict[str, Any], precision: str) -> Any:
     engine = open_engine(ranks, options, without_batchnorm(), precision=precision)
     images = batches(1)[0][0]
@@ -268,6 +282,7 @@ def contract(ranks: Ranks, options: dict[str, Any], folder: str) -> dict[str, An
         found["pruned"] = pruned_stay_zero(ranks, options)
         found["skipped"] = skipped(ranks, options)
         found["batchnorm"] = batchnorm_statistics(ranks, options)
+        found["gradients"] = {p: finished_gradients(ranks, options, p) for p in ("fp32", "fp16")}
         found["sync_bn"] = synchronised(ranks, options)
     else:
         found["resumed"] = {"fp32": resumed(ranks, options, folder, "fp32")}
@@ -404,6 +419,22 @@ def test_pruned_weights_and_their_momentum_stay_exactly_zero(engine: str, result
 def test_step_that_is_skipped_changes_nothing_and_only_itself(engine: str, results: Results) -> None:
     for rank in results(engine, 2):
         assert rank["skipped"] == [True, True, True]
+
+
+@every_engine
+def test_finished_gradients_are_whole_dense_and_unscaled_unless_shared_out(engine: str, results: Results) -> None:
+    reference = without_batchnorm()
+    with torch.no_grad():
+        masks_of(reference).apply_(dict(reference.named_parameters()))
+    [(images, labels)] = batches(1)
+    F.cross_entropy(reference(images), labels).backward()
+    expected = torch.cat([p.grad.flatten() for p in reference.parameters()])
+    for rank in results(engine, 2):
+        if EngineOptions(**ENGINES[engine]).shards:
+            assert rank["gradients"] == {"fp32": [], "fp16": []}
+            continue
+        torch.testing.assert_close(torch.tensor(rank["gradients"]["fp32"]), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(torch.tensor(rank["gradients"]["fp16"]), expected, rtol=1e-2, atol=1e-3)
 
 
 @every_engine
