@@ -249,9 +249,8 @@ def finished_gradients(ranks: Ranks, options: dict[str, Any], precision: str) ->
     with engine.micro_step(last=True):
         engine.backward(F.cross_entropy(engine.forward(images[own]), labels[own]))
     assert engine.finish_gradients()
-    return torch.cat(
-        [p.grad.flatten() for p in engine.model.parameters() if p.grad is not None] or [images[:0]]
-    ).tolist()
+    gradients = [p.grad.flatten() for p in engine.model.parameters() if p.grad is not None]
+    return torch.cat([torch.zeros(0), *gradients]).tolist()
 
 
 def lower_precision(ranks: Ranks, options: dict[str, Any], precision: str) -> Any:
