@@ -12,7 +12,7 @@ from elth_dist.jobs.graph import identities, plan
 from elth_dist.jobs.options import ImpMethod
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = sorted(ROOT.glob("configs/**/*.yaml"))
+SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "sweeps")
 QUICKSTART = ["--config", str(ROOT / "configs/quickstart.yaml")]
 
 
