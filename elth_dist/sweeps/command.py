@@ -173,7 +173,14 @@ def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, options: argparse.N
             submit(sweep, folder, todo, needs, options.max_parallel)
         print(f"submitted {len(todo)} jobs; `status` shows them, `results` what they found")
         return 0
-    if not _here(sweep, folder, todo, needs, options) or failed:
+    ready = {name for name, state in found.items() if state == "done"}
+    for name in todo:
+        if ready.issuperset(sweep.jobs[name].inputs):
+            ready.add(name)
+    elsewhere = [name for name in todo if name not in ready]
+    if elsewhere:
+        print(f"{len(elsewhere)} of them wait for jobs that are queued or running elsewhere", flush=True)
+    if not _here(sweep, folder, [name for name in todo if name in ready], needs, options) or failed or elsewhere:
         return 1
     return _results(sweep, folder)
 

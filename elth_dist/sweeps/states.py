@@ -1,5 +1,6 @@
 """What has become of each job of a sweep, from its folder and from SLURM's queue. Nothing runs for this."""
 
+import fcntl
 import getpass
 import json
 import subprocess
@@ -60,11 +61,25 @@ def _state(
         return "done"
     if record is not None and record.slurm is not None and record.slurm in queue:
         return "queued" if queue[record.slurm] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING") else "running"
+    if record is not None and record.slurm is None and _in_use(folder.logs(job.name) / ".lock"):
+        return "running"
     if any(before[name] in ("failed", "blocked") for name in job.inputs):
         return "blocked"
     if record is not None and (record.slurm is not None or record.failed):
         return "failed"  # sent to SLURM, in the queue no more, and without a result
     return "open"
+
+
+def _in_use(lock: Path) -> bool:
+    """Whether some process holds a run directory (see RunDirectory.prepare)."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # there is none, or its file system has no locks
+    return False
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def submit(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], needs: Needs,
         for name in waiting:
             job = sweep.jobs[name]
             if not set(job.inputs).intersection(waiting):
-                before = {records[other].slurm for other in job.inputs if not folder.job(other).result.exists()}
+                pending = [other for other in job.inputs if other in todo or not folder.job(other).result.exists()]
+                before = {records[other].slurm for other in pending}
                 inputs = tuple(sorted(number for number in before if number))
                 groups.setdefault((_is_light(job), inputs), []).append(job)
         for (light, after), jobs in groups.items():
