@@ -125,11 +125,14 @@ start() {
 
 no_jobs() { [[ -z $(squeue --noheader 2>/dev/null) ]]; }
 
-ours() { # process ids of daemons and job steps of this cluster, whoever their parent is now
-    local process
+ours() { # process ids of daemons, job steps and jobs of this cluster, whoever their parent is now
+    local process variables
     for process in /proc/[0-9]*; do
-        if [[ $(cat "$process/comm" 2>/dev/null) =~ ^(slurmctld|slurmd|slurmstepd|munged)$ ]] &&
-            tr '\0' '\n' <"$process/environ" 2>/dev/null | grep -qxF "SLURM_CONF=$conf"; then
+        variables=$(cat "$process/environ" 2>/dev/null | tr "\0" "\n") || continue
+        if grep -qxF "SLURM_CONF=$conf" <<<"$variables" && {
+            [[ $(cat "$process/comm" 2>/dev/null) =~ ^(slurmctld|slurmd|slurmstepd|munged)$ ]] ||
+                grep -q "^SLURM_JOB_ID=" <<<"$variables"
+        }; then
             basename "$process"
         fi
     done
@@ -141,13 +144,14 @@ none_left() { [[ -z $(ours) ]]; }
 stop() {
     trap - ERR
     if [[ -e $conf ]] && scontrol ping >/dev/null 2>&1; then
-        scancel --quiet --state=PENDING,RUNNING,SUSPENDED --user="$(id -un)" 2>/dev/null || true
+        scancel --quiet --user="$(id -un)" 2>/dev/null || true
         wait_for 20 no_jobs || true
         scontrol shutdown >/dev/null 2>&1 || true
     fi
     [[ ! -e $folder/munge/pid ]] || kill "$(cat "$folder/munge/pid")" 2>/dev/null || true
-    if ! wait_for 15 none_left; then
+    if ! wait_for 10 none_left; then
         for process in $(ours); do kill -KILL "$process" 2>/dev/null || true; done
+        wait_for 10 none_left || true
     fi
     rm -rf "$folder"
 }

@@ -88,7 +88,8 @@ def _send(
     more: dict[str, object] = {"requeue": True, "kill-on-invalid-dep": "yes"}
     if after:
         more["dependency"] = f"afterok:{':'.join(after)}"
-    path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    # `python -m` would otherwise look into the folder that sbatch was called in first: the checkout
+    path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     wanted: dict[str, object] = {
         "name": title,
         "nodes": needs.nodes,

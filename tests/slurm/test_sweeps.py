@@ -245,10 +245,15 @@ def test_queued_jobs_do_not_see_edits_of_the_checkout(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     methods = [{"levels": 0, "rewind": "2it", "controls": []}]
     path = sweep_file(tmp_path, experiments=[{"sources": ["resnet14_cifar"], "methods": methods}])
-    assert main([str(path), "--cluster", "slurm", "--dir", str(folder)]) == 0
-    [code] = (folder / "code").iterdir()
-    for script in folder.glob("slurm/*_submission.sh"):
-        assert f"export PYTHONPATH={code}" in script.read_text()
-    assert (code / "elth_dist/train.py").read_bytes() == (REPOSITORY / "elth_dist/train.py").read_bytes()
+    subprocess.run(["scontrol", "update", "PartitionName=normal", "State=DOWN"], check=True)
+    try:
+        assert main([str(path), "--cluster", "slurm", "--dir", str(folder)]) == 0
+        [code] = (folder / "code").iterdir()
+        copy = code / "elth_dist/sweeps/worker.py"
+        assert copy.read_bytes() == (REPOSITORY / "elth_dist/sweeps/worker.py").read_bytes()
+        copy.write_text(copy.read_text() + '\nprint("this is the copy", flush=True)\n')
+    finally:
+        subprocess.run(["scontrol", "update", "PartitionName=normal", "State=UP"], check=True)
     wait_until(lambda: not squeue(), folder)
     assert len(list(folder.glob("jobs/*/result.json"))) == 2
+    assert "this is the copy" in log_of(folder, "pretrain")
