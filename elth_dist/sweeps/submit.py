@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from elth_dist.sweeps.worker import run_in_slurm
 
 #: Fewer than any cluster's MaxArraySize (SLURM's default is 1001).
 _LONGEST_ARRAY = 500
+
+#: A signal that comes while python starts waits for the training: it would end the task, and so the job for good.
+_PYTHON = f"env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 {shlex.quote(sys.executable)}"
 
 
 def submit(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], needs: Needs, max_parallel: int | None) -> None:
@@ -113,7 +117,7 @@ def _send(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # submitit's, about clusters that are not this one
-            executor = submitit.AutoExecutor(folder=folder.slurm, cluster="slurm")
+            executor = submitit.AutoExecutor(folder=folder.slurm, cluster="slurm", slurm_python=_PYTHON)
             executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
             with executor.batch():
                 sent = [executor.submit(run_in_slurm, str(folder.root), job.name) for job in jobs]

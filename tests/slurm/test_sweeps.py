@@ -42,7 +42,8 @@ def sbatch(*arguments: str) -> str:
 
 
 def scancel(*arguments: str) -> None:
-    subprocess.run(["scancel", *arguments], check=True)
+    """Signal a job; one that has been requeued meanwhile cannot take it, which is fine."""
+    subprocess.run(["scancel", *arguments], check=False)
 
 
 def restarts(number: str) -> int:
