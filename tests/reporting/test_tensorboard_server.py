@@ -134,10 +134,12 @@ def test_a_browser_draws_it(server, tmp_path):
     wait_for_runs(server)
     # --no-sandbox: root in a container has none; the page comes from this host alone
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--no-proxy-server", "--dump-dom"]
+    command += ["--no-proxy-server", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command += ["--disable-sync", "--disable-quic", "--dump-dom"]
     expected = ("level-00", "level-01", "train/loss")
-    page = ""
-    for patience in (5_000, 20_000, 80_000):  # milliseconds of the page's own clock, which a busy host outruns
+    patience = 5_000  # milliseconds of the page's own clock, which a busy host outruns
+    deadline = time.monotonic() + 5 * SECONDS
+    while True:
         done = subprocess.run(
             [*command, f"--virtual-time-budget={patience}", server + "?tagFilter=train%2F#timeseries"],
             capture_output=True,
@@ -146,7 +148,8 @@ def test_a_browser_draws_it(server, tmp_path):
             check=True,
         )
         page = done.stdout
-        if all(text in page for text in expected):
+        if all(text in page for text in expected) or time.monotonic() > deadline:
             break
+        patience = min(2 * patience, 160_000)
     for text in expected:
         assert text in page
