@@ -26,10 +26,10 @@ from elth_dist.engines.options import EngineOptions
 from elth_dist.models.build import architecture_of, build_model
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.masks import Masks, prunable_weights
+from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.create import create_update
 from elth_dist.sparsity.updates.drop_and_grow import drop_and_grow, random_masks
 from elth_dist.sparsity.updates.options import Dynamic
-from elth_dist.sparsity.updates.protocol import MaskUpdate
 from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.training.masked_sgd import MaskedSGD
 
@@ -55,14 +55,13 @@ class Contender:
         )
         excluded = architecture_of(self._engine.model).excluded
         self._update = update(Masks.dense(self._engine.model, excluded))
-        self._update.begin(prunable_weights(self._engine.model, excluded), self._engine.optimizer)
+        self._update.begin(self._engine.masked(prunable_weights(self._engine.model, excluded)))
         self._number = 0
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """As the training loop takes it."""
         self._number += 1
-        self._update.before_forward(self._number)
-        with self._engine.micro_step(last=True):
+        with self._update.computing(), self._engine.micro_step(last=True):
             self._engine.backward(F.cross_entropy(self._engine.forward(images), labels))
         finite = self._engine.finish_gradients()
         if self._update.before_step(self._number, finite):

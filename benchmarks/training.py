@@ -38,7 +38,7 @@ def ours(args: argparse.Namespace, ranks: Ranks, loader: TrainLoader, density: f
     generator = torch.Generator().manual_seed(0)
     kept = {name: torch.rand(w.shape, generator=generator) < density for name, w in weights.items()}
     update = StaticMask(Masks(kept).to(ranks.device))
-    update.begin(weights, engine.optimizer)
+    update.begin(engine.masked(weights))
     meters = Meters(ranks)
 
     def step() -> None:

@@ -74,11 +74,6 @@ def check(config: Config, rank: int, world_size: int) -> None:
         precision=train.precision,
         compile_model=train.compile,
     )
-    for option, update in _updates(config.method) if engine.shards else ():
-        raise UserError(
-            f"engine.zero_stage: {engine.zero_stage} leaves no rank with whole gradients and momentum, which "
-            f"{option} ({update.name}) works on; valid with it: engine.zero_stage 0, or engine.name ddp"
-        )
     check_data(config.data)
     if config.data.name == "digits":
         check_size(config, DIGITS_TRAIN_SIZE, rank, world_size)

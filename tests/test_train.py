@@ -338,10 +338,6 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
         "method.controls.1: the ramp goes",
     ),
     "no density": (lambda _: [*BASE, "--method.name=rigl"], "method: needs either density or like"),
-    "masks that change, on shards": (
-        lambda _: [*BASE, "--method.name=rigl", "--method.density=0.1", "--engine.name=deepspeed"],
-        "engine.zero_stage: 2 leaves no rank with whole gradients",
-    ),
     "DeepSpeed file against our options": (
         lambda f: [*IMP, "--engine.name=deepspeed", f"--engine.deepspeed_config={deepspeed_file(f)}"],
         "engine.deepspeed_config: zero_optimization.stage is 3, but 2 by engine.zero_stage",

@@ -16,9 +16,7 @@ from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import copy_into, load_state, save_state
-from elth_dist.sparsity.criteria import magnitude
-from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.selection import Threshold, prune
+from elth_dist.sparsity.updates.weights import MaskedWeights, WholeWeights
 
 # BatchNorm statistics are each rank's own between two averagings. torch 2.15 renamed the option.
 _RANKS_KEEP_THEIR_BUFFERS: dict[str, Any] = (
@@ -97,6 +95,9 @@ class DdpEngine:
     def optimizer(self) -> TrainingOptimizer:
         return self._optimizer
 
+    def masked(self, parameters: Mapping[str, nn.Parameter]) -> MaskedWeights:
+        return WholeWeights(parameters, self._optimizer, share=self._ranks.broadcast_json)
+
     @contextlib.contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
         if last or not isinstance(self._forward, DistributedDataParallel):
@@ -142,14 +143,6 @@ class DdpEngine:
     def weights(self) -> Mapping[str, Tensor]:
         state: dict[str, Tensor] = self._model.state_dict()
         return state
-
-    def prune(self, masks: Masks, k: int) -> Masks:
-        weights = self._model.state_dict()
-        scores = magnitude({name: weights[name] for name in masks})
-        return prune(masks.to(self._ranks.device), scores, k, share=self._share)
-
-    def _share(self, threshold: Threshold) -> Threshold:
-        return Threshold(*self._ranks.broadcast_json(list(threshold)))
 
     def save(self, folder: Path) -> None:
         own = {"buffers": dict(self._model.named_buffers())}

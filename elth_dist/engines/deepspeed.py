@@ -14,12 +14,10 @@ from elth_dist.engines.batchnorm import average_batchnorm, synchronised
 from elth_dist.engines.numerics import AUTOCAST, set_numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
-from elth_dist.engines.shards import ShardedOptimizer
+from elth_dist.engines.shards import ShardedOptimizer, ShardedWeights
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import copy_into, load_state, save_state
-from elth_dist.sparsity.criteria import magnitude
-from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.selection import Threshold, prune, prune_fragments
+from elth_dist.sparsity.updates.weights import MaskedWeights, WholeWeights
 
 # as torch.amp.GradScaler: from 2^16, halved at each overflow, doubled after 2,000 steps without one
 _LOSS_SCALE: dict[str, Any] = {
@@ -124,6 +122,14 @@ class DeepSpeedEngine:
     def optimizer(self) -> TrainingOptimizer:
         return self._base if self._sharded is None else self._sharded
 
+    def masked(self, parameters: Mapping[str, nn.Parameter]) -> MaskedWeights:
+        if self._sharded is None:
+            return WholeWeights(parameters, self._base, share=self._ranks.broadcast_json)
+        return ShardedWeights(parameters, self._sharded, self._ranks, self._loss_scale)
+
+    def _loss_scale(self) -> float:
+        return 1.0 if self._loss_scaler is None else float(self._loss_scaler.cur_scale)
+
     @contextlib.contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -135,12 +141,11 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor) -> None:
         if self._loss_scaler is not None and self._sharded is None:
-            loss = loss * self._loss_scaler.cur_scale
+            loss = loss * self._loss_scale()
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def finish_gradients(self) -> Tensor:
-        """As the protocol says for stage 0; in the others no rank has whole gradients, and `grad` is None."""
-        scale = 1.0 if self._loss_scaler is None else self._loss_scaler.cur_scale
+        scale = self._loss_scale()
         if self._sharded is not None:
             norm, finite = self._sharded.gradient_norm()
             self._outcome = StepOutcome(finite, norm / scale)
@@ -172,22 +177,9 @@ class DeepSpeedEngine:
 
     def weights(self) -> Mapping[str, Tensor]:
         state: dict[str, Tensor] = self._model.state_dict()
-        if self._options.zero_stage == 3:
-            from deepspeed.utils import safe_get_full_fp32_param
-
-            state |= {name: safe_get_full_fp32_param(p) for name, p in self._model.named_parameters()}
+        if self._sharded is not None:
+            state |= {name: self._sharded.whole(p) for name, p in self._model.named_parameters()}
         return state
-
-    def prune(self, masks: Masks, k: int) -> Masks:
-        masks = masks.to(self._ranks.device)
-        if self._sharded is None:
-            weights = self._model.state_dict()
-            return prune(masks, magnitude({name: weights[name] for name in masks}), k, share=self._share)
-        fragments = [fragment for fragment in self._sharded.magnitudes() if fragment.name in masks]
-        return prune_fragments(masks, fragments, k, self._ranks.sum_, self._ranks.gather_json, self._share)
-
-    def _share(self, threshold: Threshold) -> Threshold:
-        return Threshold(*self._ranks.broadcast_json(list(threshold)))
 
     def save(self, folder: Path) -> None:
         own: dict[str, Any] = {"buffers": dict(self._model.named_buffers())}

@@ -76,11 +76,6 @@ class EngineOptions(Options):
         return self
 
     @property
-    def shards(self) -> bool:
-        """Whether no rank holds a training's whole state: gradients, momentum and master weights are shared out."""
-        return self.name == "deepspeed" and self.zero_stage > 0
-
-    @property
     def deepspeed_options(self) -> dict[str, Any]:
         """What `deepspeed_config` says; empty without one."""
         return self.deepspeed_config if isinstance(self.deepspeed_config, dict) else {}

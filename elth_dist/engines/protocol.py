@@ -7,8 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.updates.protocol import MaskedOptimizer
+from elth_dist.sparsity.updates.weights import MaskedOptimizer, MaskedWeights
 
 
 class TrainingOptimizer(MaskedOptimizer, Protocol):
@@ -57,6 +56,9 @@ class Engine(Protocol):
     @property
     def optimizer(self) -> TrainingOptimizer: ...
 
+    def masked(self, parameters: Mapping[str, nn.Parameter]) -> MaskedWeights:
+        """These parameters of the model, by name, as what masks are put on; once a training."""
+
     def micro_step(self, last: bool) -> AbstractContextManager[None]:
         """Around forward and backward of a micro-batch; gradients are reduced over ranks at the last one of a step."""
 
@@ -66,9 +68,7 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None: ...
 
     def finish_gradients(self) -> Tensor:
-        """Once a step, after its last micro-batch. From here to step(), each parameter's `grad` is what it will use.
-
-        That is the mean over the global batch: unscaled, and dense (nothing is masked yet).
+        """Once a step, after its last micro-batch. From here to step(), its gradients stand: see `masked().gradient`.
 
         Returns:
             0-d bool on the device, the same on every rank: whether all gradients are finite.
@@ -82,13 +82,6 @@ class Engine(Protocol):
 
     def weights(self) -> Mapping[str, Tensor]:
         """The whole full-precision state_dict, equal on all ranks but for BatchNorm's statistics. Collective."""
-
-    def prune(self, masks: Masks, k: int) -> Masks:
-        """Masks that keep exactly `k` weights fewer: of those kept, the smallest in magnitude go (sparsity.selection).
-
-        Collective; the result is whole, on this rank's device, and to the bit the same whatever the engine and the
-        number of ranks.
-        """
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of the training state (its own files)."""

@@ -4,14 +4,17 @@ This file and deepspeed.py are all that knows DeepSpeed's insides.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from elth_dist.engines.protocol import TrainingOptimizer
-from elth_dist.sparsity.selection import Fragment
+from elth_dist.runtime.ranks import Ranks
+from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.selection import Fragment, prune_by, prune_fragments
+from elth_dist.sparsity.updates.weights import MaskedWeights
 
 
 class Stretch(NamedTuple):
@@ -37,10 +40,13 @@ class ShardedOptimizer:
     def __init__(self, base: TrainingOptimizer, zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> None:
         self._base, self._zero, self._names = base, zero, names
         self.param_groups = base.param_groups  # hyperparameters; DeepSpeed moves tensors in and out of "params"
-        self._sharded_weights = hasattr(zero, "fp32_partitioned_groups_flat")  # stage 3
-        self._stretches = list(self._stretches_of_stage_3(rank) if self._sharded_weights else self._stretches_of_1_2())
-        self._pruned: dict[int, Tensor] = {}  # partition -> bool, True where pruned
-        self._masked: set[nn.Parameter] = set()
+        # stage 3: what it gathers to compute with are the partitions themselves, all fp32
+        self.computes_with_masters = hasattr(zero, "fp32_partitioned_groups_flat")
+        self._stretches = list(
+            self._stretches_of_stage_3(rank) if self.computes_with_masters else self._stretches_of_1_2()
+        )
+        self._masks: Mapping[nn.Parameter, Tensor] = {}
+        self._kept: list[Tensor] = []  # of each partition: bool, False where pruned
         with self._every_partition_in_its_group():
             base.restart()
 
@@ -49,7 +55,9 @@ class ShardedOptimizer:
         """This rank's flat fp32 master weights, with padding at the ends of some."""
         zero = self._zero
         found: Sequence[Tensor]
-        found = zero.fp32_partitioned_groups_flat if self._sharded_weights else zero.single_partition_of_fp32_groups
+        found = (
+            zero.fp32_partitioned_groups_flat if self.computes_with_masters else zero.single_partition_of_fp32_groups
+        )
         return found
 
     @property
@@ -75,7 +83,7 @@ class ShardedOptimizer:
 
     def restart(self) -> None:
         """Forget all state and masks."""
-        self._pruned, self._masked = {}, set()
+        self._masks, self._kept = {}, []
         with self._every_partition_in_its_group():
             self._base.restart()
 
@@ -94,33 +102,38 @@ class ShardedOptimizer:
                     f"a mask of {mask.dtype} {list(mask.shape)} for {self._names[parameter]} "
                     f"{list(whole_shape(parameter))}; bool and the same shape is wanted"
                 )
-        partitions = self.partitions
-        kept = [torch.ones_like(partition, dtype=torch.bool) for partition in partitions]
+        self._masks, self._kept = dict(masks), self.flat(masks)
+        with self._every_partition_in_its_group():
+            own: Any = dict(zip(self.partitions, self._kept, strict=True))
+            self._base.set_masks(own)
+        self.publish()
+
+    def flat(self, masks: Mapping[nn.Parameter, Tensor]) -> list[Tensor]:
+        """This rank's part of masks, laid out as `partitions`; True elsewhere."""
+        kept = [torch.ones_like(partition, dtype=torch.bool) for partition in self.partitions]
         for parameter, start, length, index, offset in self._stretches:
             if parameter in masks:
                 own = masks[parameter].reshape(-1)[start : start + length]
                 kept[index][offset : offset + length] = own.to(kept[index].device)
-        with self._every_partition_in_its_group():
-            flat: Any = dict(zip(partitions, kept, strict=True))
-            self._base.set_masks(flat)
-        self._pruned = {index: mask.logical_not_() for index, mask in enumerate(kept)}
-        self._masked = set(masks)
-        self.publish()
+        return kept
 
-    @torch.no_grad()
     def not_zero(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Masked parameters with a pruned weight, and with a pruned momentum, that is not exactly zero on this rank."""
         momentum = [slots.get("momentum_buffer") for slots in self.slots]
-        return self._not_zero(self.partitions), self._not_zero(momentum)
+        return self.wrong(self.partitions, self._kept, self._masks), self.wrong(momentum, self._kept, self._masks)
 
-    def _not_zero(self, tensors: Sequence[Tensor | None]) -> list[nn.Parameter]:
+    @torch.no_grad()
+    def wrong(
+        self, tensors: Sequence[Tensor | None], kept: Sequence[Tensor], masked: Mapping[nn.Parameter, Any]
+    ) -> list[nn.Parameter]:
+        """The `masked` parameters of which `tensors`, laid out as `partitions`, are anything but zero where pruned."""
         counts: list[Tensor] = []
         looked_at: list[nn.Parameter] = []
         for parameter, _, length, index, offset in self._stretches:
             tensor = tensors[index]
-            if parameter in self._masked and tensor is not None:
+            if parameter in masked and tensor is not None:
                 own = slice(offset, offset + length)
-                counts.append(tensor[own].masked_fill(~self._pruned[index][own], 0).count_nonzero())
+                counts.append(tensor[own].masked_fill(kept[index][own], 0).count_nonzero())
                 looked_at.append(parameter)
         found = torch.stack(counts).tolist() if counts else []
         return [parameter for parameter, count in zip(looked_at, found, strict=True) if count]
@@ -133,7 +146,11 @@ class ShardedOptimizer:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
         zero = self._zero
-        norm = combine_grad_norm_groups(zero._get_norm_groups()) if self._sharded_weights else zero.scaled_global_norm()
+        norm = (
+            combine_grad_norm_groups(zero._get_norm_groups())
+            if self.computes_with_masters
+            else zero.scaled_global_norm()
+        )
         return norm.float(), torch.isfinite(norm)
 
     @torch.no_grad()
@@ -145,11 +162,29 @@ class ShardedOptimizer:
             for parameter, start, length, index, offset in self._stretches
         ]
 
+    def whole(self, parameter: nn.Parameter) -> Tensor:
+        """A parameter's master weights, whole. Collective."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        master: Tensor = safe_get_full_fp32_param(parameter)
+        return master
+
+    def gradient(self, parameter: nn.Parameter) -> Tensor:
+        """A parameter's gradient, times the loss scale, whole, between finish_gradients() and step(). Collective."""
+        found: Tensor
+        # not safe_get_full_grad: in stage 1 it may find a `grad` that is this rank's alone
+        found = (
+            self._zero.get_fp32_grad_for_param(parameter)
+            if self.computes_with_masters
+            else parameter.get_full_hp_grad()  # type: ignore[attr-defined]
+        )
+        return found
+
     @torch.no_grad()
     def publish(self) -> None:
         """Make the weights to compute with those of the partitions, after these were written to. Collective."""
         zero = self._zero
-        if not self._sharded_weights:
+        if not self.computes_with_masters:
             zero.update_lp_params()
             return
         zero._partition_all_parameters()
@@ -180,7 +215,7 @@ class ShardedOptimizer:
     @contextlib.contextmanager
     def _every_partition_in_its_group(self) -> Iterator[None]:
         """Stage 3 keeps `param_groups` without parameters, but for one partition at a time during a step."""
-        if not self._sharded_weights:
+        if not self.computes_with_masters:
             yield
             return
         self._zero._set_fp32_optimizer_param_groups()
@@ -188,6 +223,88 @@ class ShardedOptimizer:
             yield
         finally:
             self._zero._clear_fp32_optimizer_param_groups()
+
+
+class ShardedWeights(MaskedWeights):
+    """Masked weights of which each rank holds stretches; a layer at a time is made whole where an update needs it.
+
+    Selection is on the stretches, without a gather. Under stages 1 and 2 every rank holds a whole copy to compute with
+    beside the masters: DPF masks that one, and the optimizer's step makes it anew. Under stage 3 both are the same
+    memory: the stretches on this rank are swapped.
+
+    `loss_scale` is what gradients are multiplied with at the time of asking.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: ShardedOptimizer,
+        ranks: Ranks,
+        loss_scale: Callable[[], float],
+    ) -> None:
+        super().__init__(parameters, optimizer)
+        self._sharded, self._ranks, self._loss_scale = optimizer, ranks, loss_scale
+        self._computing: Masks | None = None
+        self._multiplied: Masks | None = None  # what these multipliers are made from
+        self._multipliers: list[Tensor] = []
+
+    def whole(self, name: str) -> Tensor:
+        return self._sharded.whole(self._parameters[name])
+
+    def gradient(self, name: str) -> Tensor:
+        scale = self._loss_scale()
+        gradient = self._sharded.gradient(self._parameters[name])
+        return gradient if scale == 1.0 else gradient / scale
+
+    def prune(self, masks: Masks, kept: int | Mapping[str, int]) -> Masks:
+        fragments = self._sharded.magnitudes()
+        ranks = self._ranks
+
+        def on_shards(some: Masks, k: int) -> Masks:
+            own = [fragment for fragment in fragments if fragment.name in some]
+            return prune_fragments(some, own, k, ranks.sum_, ranks.gather_json, ranks.broadcast_json)
+
+        return prune_by(masks, kept, on_shards)
+
+    @contextlib.contextmanager
+    def computing(self, masks: Masks) -> Iterator[None]:
+        with torch.no_grad():
+            swapped = self._swap_in(masks)
+        self._computing = masks
+        try:
+            yield
+        finally:
+            self._computing = None
+            with torch.no_grad():
+                for partition, dense in swapped:
+                    partition.copy_(dense)
+
+    def _swap_in(self, masks: Masks) -> list[tuple[Tensor, Tensor]]:
+        """Make the weights to compute with masked ones; returns partitions that are masked too, each with a copy."""
+        fresh = self._multiplied is not masks
+        self._multiplied = masks
+        if self._sharded.computes_with_masters:
+            if fresh:
+                self._multipliers = self._sharded.flat({self._parameters[name]: mask for name, mask in masks.items()})
+            swapped = [(partition, partition.detach().clone()) for partition in self._sharded.partitions]
+            for (partition, _), kept in zip(swapped, self._multipliers, strict=True):
+                partition.mul_(kept)
+            self._sharded.publish()
+            return swapped
+        if fresh:  # no step need have been since they were masked by others
+            self._sharded.publish()
+            self._multipliers = [torch.empty_like(p).copy_(masks[name]) for name, p in self._parameters.items()]
+        parameters: list[Tensor] = list(self._parameters.values())
+        torch._foreach_mul_(parameters, self._multipliers)
+        return []
+
+    def _computed_not_zero(self) -> list[str]:
+        if self._computing is None:
+            return []
+        if not self._sharded.computes_with_masters:
+            return self._computing.check_zero(self._parameters)
+        wrong = self._sharded.wrong(self._sharded.partitions, self._multipliers, self._names)
+        return [self._names[parameter] for parameter in wrong]
 
 
 def whole_shape(parameter: nn.Parameter) -> torch.Size:

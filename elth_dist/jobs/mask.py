@@ -4,7 +4,7 @@ from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.options import MaskJob
 from elth_dist.jobs.training import finish_masks
 from elth_dist.sparsity.criteria import magnitude
-from elth_dist.sparsity.selection import Threshold, exact_count, prune
+from elth_dist.sparsity.selection import exact_count, prune
 from elth_dist.tickets.ticket import Ticket
 from elth_dist.tickets.weights import load_weights
 
@@ -23,6 +23,6 @@ def run(options: MaskJob, job: JobContext) -> Metrics:
         masks,
         scores,
         exact_count(options.prune_fraction, masks.kept),
-        share=lambda threshold: Threshold(*ranks.broadcast_json(list(threshold))),
+        share=ranks.broadcast_json,
     )
     return finish_masks(job, ticket, pruned.to("cpu"), criterion="magnitude", level=options.level)

@@ -12,7 +12,7 @@ from elth_dist.options import Step
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.updates.protocol import MaskUpdate
+from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.tickets.ticket import Ticket
 from elth_dist.tickets.weights import save_weights

@@ -7,7 +7,7 @@ No scores are sent and nothing is sorted: whole tensors, shards and any number o
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
@@ -91,7 +91,7 @@ def prune(
     scores: Mapping[str, Tensor],
     k: int,
     reduce: Callable[[Tensor], Tensor] = identity,
-    share: Callable[[Threshold], Threshold] = identity,
+    share: Callable[[Threshold], Iterable[int]] = identity,
 ) -> Masks:
     """Masks that keep exactly `k` weights fewer: of the kept ones, those with the smallest scores go.
 
@@ -103,7 +103,7 @@ def prune(
             mask is False does not matter.
         k: how many to prune, 0 <= k <= masks.kept.
         reduce: see `select`.
-        share: hands rank 0's threshold to every rank.
+        share: hands rank 0's threshold, two integers, to every rank.
 
     Returns:
         New masks on the same device, contiguous.
@@ -120,7 +120,7 @@ def prune(
                 f"the scores of {name!r} are {value.dtype} {list(value.shape)}, not fp32 {list(masks[name].shape)}"
             )
     keys = _keys(values, list(masks.values()))
-    threshold = share(_select(keys, values, list(masks.values()), k, reduce, list(masks)))
+    threshold = Threshold(*share(_select(keys, values, list(masks.values()), k, reduce, list(masks))))
     key = _key(threshold.bits)
     kept = keys > key
     equal = (keys == key).nonzero().squeeze(1)
@@ -130,22 +130,35 @@ def prune(
     return Masks({name: part.view(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)})
 
 
-def prune_to(masks: Masks, scores: Mapping[str, Tensor], kept: int | Mapping[str, int]) -> Masks:
+def prune_to(
+    masks: Masks,
+    scores: Mapping[str, Tensor],
+    kept: int | Mapping[str, int],
+    share: Callable[[Threshold], Iterable[int]] = identity,
+) -> Masks:
     """Masks that keep exactly `kept` of the weights, those with the highest scores; ties as in `prune`.
 
     Args:
         masks: the masks to prune; they are left as they are.
         scores: as in `prune`, and equal on every rank.
         kept: of all weights together, or of each by name: no more than there are, and at least 0.
+        share: hands rank 0's threshold, two integers, to every rank.
 
     Raises:
         ValueError: as in `prune`.
     """
+    return prune_by(masks, kept, lambda some, k: prune(some, scores, k, share=share))
+
+
+def prune_by(masks: Masks, kept: int | Mapping[str, int], prune: Callable[[Masks, int], Masks]) -> Masks:
+    """`masks` with exactly `kept` weights (of all together, or of each by name), by `prune(masks, how many go)`."""
     if isinstance(kept, int):
-        return prune(masks, scores, masks.kept - kept)
-    counts = masks.counts
-    parts = [prune(Masks({name: mask}), scores, counts[name] - kept[name]) for name, mask in masks.items()]
-    return Masks({name: mask for part in parts for name, mask in part.items()})
+        return prune(masks, masks.kept - kept)
+    found = dict(masks)
+    for name, count in masks.counts.items():
+        if surplus := count - kept[name]:
+            found[name] = prune(Masks({name: masks[name]}), surplus)[name]
+    return Masks(found)
 
 
 class Fragment(NamedTuple):
@@ -162,7 +175,7 @@ def prune_fragments(
     k: int,
     reduce: Callable[[Tensor], Tensor],
     gather: Callable[[list[list[int]]], Sequence[list[list[int]]]],
-    share: Callable[[Threshold], Threshold] = identity,
+    share: Callable[[Threshold], Iterable[int]] = identity,
 ) -> Masks:
     """What `prune` does, to the bit, where each rank holds only fragments of the scores. No scores are sent.
 
@@ -174,7 +187,7 @@ def prune_fragments(
         k: as for `prune`.
         reduce: sums a tensor of int64 or uint8 over the ranks: three histograms, then a byte for eight weights.
         gather: every rank's list (of [parameter, start, ties], a few numbers a fragment) in rank order, on every rank.
-        share: hands rank 0's threshold to every rank.
+        share: hands rank 0's threshold, two integers, to every rank.
 
     Returns:
         New masks, whole and equal on every rank.
@@ -189,7 +202,7 @@ def prune_fragments(
     pieces = [masks[f.name].reshape(-1)[f.start : f.start + f.scores.numel()] for f in fragments]
     values = [f.scores for f in fragments] or [torch.zeros(0, device=next(iter(masks.values())).device)]
     candidates = pieces or [torch.zeros(0, dtype=torch.bool, device=values[0].device)]
-    threshold = share(select(values, candidates, k, reduce, [f.name for f in fragments]))
+    threshold = Threshold(*share(select(values, candidates, k, reduce, [f.name for f in fragments])))
     key = _key(threshold.bits)
     keys = [_keys([value], [candidate]) for value, candidate in zip(values, candidates, strict=True)]
     counts: list[int] = torch.stack([(own == key).sum() for own in keys]).tolist()

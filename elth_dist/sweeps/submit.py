@@ -17,6 +17,9 @@ from elth_dist.sweeps.worker import run_in_slurm
 #: Fewer than any cluster's MaxArraySize (SLURM's default is 1001).
 _LONGEST_ARRAY = 500
 
+#: As many threads as the job has cores, not as the node has: jobs that share one would take them from each other.
+_THREADS = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
+
 #: A signal that comes while python starts waits for the training: it would end the task, and so the job for good.
 _PYTHON = f"env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 {shlex.quote(sys.executable)}"
 
@@ -108,7 +111,7 @@ def _send(
         "slurm_constraint": needs.constraint,
         "slurm_signal_delay_s": needs.notice,
         "slurm_array_parallelism": max_parallel or len(jobs),
-        "slurm_setup": [*needs.setup, path],
+        "slurm_setup": [_THREADS, *needs.setup, path],
         # a rank that fails ends the others; and since SLURM 22.05 srun must be told the CPUs again
         "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={needs.cpus}"],
         "slurm_stderr_to_stdout": True,

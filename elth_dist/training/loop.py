@@ -18,7 +18,7 @@ from elth_dist.options import Step
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.states import load_state, save_state
 from elth_dist.sparsity.masks import prunable_weights
-from elth_dist.sparsity.updates.protocol import MaskUpdate
+from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.training.clock import Clock
 from elth_dist.training.context import Context
 from elth_dist.training.evaluation import Evaluation, evaluate
@@ -164,16 +164,16 @@ class _Training:
         )
         for group in engine.optimizer.param_groups:
             group["lr"] = self._learning_rate
-        self._update.before_forward(self.step)
         masks = self._update.masks
-        for micro in range(options.accumulate):
-            with self._clock.waiting_for_data():
-                batch = next(self._loader)
-            with engine.micro_step(last=micro == options.accumulate - 1):
-                logits = engine.forward(batch.images)
-                loss = F.cross_entropy(logits, batch.labels, label_smoothing=options.label_smoothing)
-                engine.backward(loss / options.accumulate)
-            self._meters.add_batch(loss.detach(), logits.detach(), batch.labels)
+        with self._update.computing():
+            for micro in range(options.accumulate):
+                with self._clock.waiting_for_data():
+                    batch = next(self._loader)
+                with engine.micro_step(last=micro == options.accumulate - 1):
+                    logits = engine.forward(batch.images)
+                    loss = F.cross_entropy(logits, batch.labels, label_smoothing=options.label_smoothing)
+                    engine.backward(loss / options.accumulate)
+                self._meters.add_batch(loss.detach(), logits.detach(), batch.labels)
         finite = engine.finish_gradients()
         if self._update.before_step(self.step, finite):
             engine.optimizer.skip_next()
@@ -220,9 +220,8 @@ class _Training:
 
     def evaluate(self) -> None:
         """Measure on the validation set and report it."""
-        self._update.before_forward(self.step)
-        self._update.check()
-        with self._clock.paused():
+        with self._clock.paused(), self._update.computing():
+            self._update.check()
             self._evaluation = evaluate(self._engine, self._validation, self._context.ranks)
         found = self._evaluation
         self._report({"val/loss": found.loss, "val/top1": found.top1, "val/top5": found.top5})
@@ -271,7 +270,7 @@ class _Training:
             if own["rng_cuda"] is not None:
                 torch.cuda.set_rng_state(own["rng_cuda"])
         model, architecture = self._engine.model, architecture_of(self._engine.model)
-        self._update.begin(prunable_weights(model, architecture.excluded), self._engine.optimizer)
+        self._update.begin(self._engine.masked(prunable_weights(model, architecture.excluded)))
         self._prove_agreement()
         reporter.start_job(
             task.name,

@@ -1,5 +1,6 @@
 """Whole runs on ZeRO, on two ranks: the method, its tickets, and what an interruption leaves of it."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from elth_dist.tickets import Ticket
 from tests.distributed.test_resume import wait_for
 from tests.helpers.runs import BASE, assert_same_science, jobs, run, start
 
-#: Two prunings, and a transferred ticket.
+#: Masks that change on the way, by gradients and under dense weights.
+CONTROLS = [{"name": "rigl", "delta_t": 5}, {"name": "dpf", "every": 4, "end": 0.8}]
+#: Two prunings, a transferred ticket, and other methods beside them.
 IMP = [*BASE, "--method.levels=2", "--method.rewind=2it", '--method.transfers=[{"to": "resnet8_cifar"}]']
-IMP += ["--method.controls=[]", "--data.loader=resident"]
+IMP += [f"--method.controls={json.dumps(CONTROLS)}", "--data.loader=resident"]
 ZERO_2 = ["--engine.name=deepspeed", "--engine.zero_stage=2"]
 ZERO_3 = ["--engine.name=deepspeed", "--engine.zero_stage=3", "--train.precision=bf16"]
 ZERO_3 += ['--engine.deepspeed_config={"zero_optimization": {"stage3_param_persistence_threshold": 100}}']
@@ -46,7 +49,7 @@ def test_imp_to_ett_gives_the_tickets_of_ddp(on_zero_2: Path, tmp_path: Path) ->
 
 def test_killed_in_mid_epoch_continues_bit_for_bit(on_zero_2: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for checkpoint in ("level-00/checkpoints/step-5", "train-resnet8_cifar/checkpoints/step-15"):
+    for checkpoint in ("level-00/checkpoints/step-5", "dpf-resnet14_cifar/checkpoints/step-15"):
         with start(folder, 2, *ZERO_2, base=IMP) as running:
             wait_for(folder / checkpoint, running)
             running.kill()

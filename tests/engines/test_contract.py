@@ -21,7 +21,7 @@ from elth_dist.models.build import build_model
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.sparsity.selection import prune
+from elth_dist.sparsity.selection import prune_to
 from elth_dist.training.masked_sgd import MaskedSGD
 from tests.helpers.ranks import run_ranks
 
@@ -87,8 +87,7 @@ def open_engine(
 
     engine.prepare(model, optimizer, (GLOBAL_BATCH // (ranks.world_size * accumulate), 3, SIZE, SIZE))
     if masked:
-        weights = prunable_weights(engine.model)
-        engine.optimizer.set_masks({weights[name]: mask for name, mask in masks.items()})
+        engine.masked(prunable_weights(engine.model)).set_masks(masks)
     return engine
 
 
@@ -234,14 +233,22 @@ def selections(ranks: Ranks, options: dict[str, Any]) -> Any:
             parameter.copy_((parameter * 16).round() / 16)
     masks = masks_of(model)
     engine = open_engine(ranks, options, model)
-    given = [engine.prune(masks, k).hashes() for k in (0, 1, masks.kept // 3, masks.kept)]
+    weights = engine.masked(prunable_weights(engine.model))
+    given = [weights.prune(masks, masks.kept - k).hashes() for k in (0, 1, masks.kept // 3, masks.kept)]
+    by_layer = {name: kept * (number % 3) // 2 for number, (name, kept) in enumerate(masks.counts.items())}
+    given.append(weights.prune(masks, by_layer).hashes())
     train(engine, ranks, batches(2))
-    own = engine.prune(masks, masks.kept // 2)
-    return given, own == prune(masks, magnitude(trained(engine)), masks.kept // 2)
+    wanted: Any
+    for wanted in (masks.kept // 2, by_layer):
+        if weights.prune(masks, wanted) != prune_to(masks, magnitude(trained(engine)), wanted):
+            return given, False
+    return given, all(
+        torch.equal(weights.whole(name), tensor) for name, tensor in trained(engine).items() if name in masks
+    )
 
 
 def finished_gradients(ranks: Ranks, options: dict[str, Any], precision: str) -> Any:
-    """What each parameter's `grad` holds between finish_gradients() and step(), where a rank holds it whole."""
+    """The prunable weights' gradients between finish_gradients() and step()."""
     engine = open_engine(ranks, options, without_batchnorm(), masked=True, precision=precision)
     [(images, labels)] = batches(1)
     share = GLOBAL_BATCH // ranks.world_size
@@ -249,8 +256,8 @@ def finished_gradients(ranks: Ranks, options: dict[str, Any], precision: str) ->
     with engine.micro_step(last=True):
         engine.backward(F.cross_entropy(engine.forward(images[own]), labels[own]))
     assert engine.finish_gradients()
-    gradients = [p.grad.flatten() for p in engine.model.parameters() if p.grad is not None]
-    return torch.cat([torch.zeros(0), *gradients]).tolist()
+    weights = engine.masked(prunable_weights(engine.model))
+    return torch.cat([weights.gradient(name).flatten() for name in weights]).tolist()
 
 
 def lower_precision(ranks: Ranks, options: dict[str, Any], precision: str) -> Any:
@@ -421,17 +428,14 @@ def test_step_that_is_skipped_changes_nothing_and_only_itself(engine: str, resul
 
 
 @every_engine
-def test_finished_gradients_are_whole_dense_and_unscaled_unless_shared_out(engine: str, results: Results) -> None:
+def test_finished_gradients_are_whole_dense_and_unscaled(engine: str, results: Results) -> None:
     reference = without_batchnorm()
     with torch.no_grad():
         masks_of(reference).apply_(dict(reference.named_parameters()))
     [(images, labels)] = batches(1)
     F.cross_entropy(reference(images), labels).backward()
-    expected = torch.cat([p.grad.flatten() for p in reference.parameters()])
+    expected = torch.cat([p.grad.flatten() for p in prunable_weights(reference).values() if p.grad is not None])
     for rank in results(engine, 2):
-        if EngineOptions(**ENGINES[engine]).shards:
-            assert rank["gradients"] == {"fp32": [], "fp16": []}
-            continue
         torch.testing.assert_close(torch.tensor(rank["gradients"]["fp32"]), expected, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(torch.tensor(rank["gradients"]["fp16"]), expected, rtol=1e-2, atol=1e-3)
 

@@ -66,14 +66,13 @@ def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
         masks = create_update(
             options, dense, density=0.2, seed=0, total_steps=64, steps_per_epoch=32, agree=lambda changed: None
         )
-    masks.begin(prunable_weights(engine.model), engine.optimizer)
+    masks.begin(engine.masked(prunable_weights(engine.model)))
     meters = Meters(ranks)
     images = torch.randn(8, 3, 64, 64, device=ranks.device).to(image_dtype(precision))
     labels = torch.randint(0, 10, (8,), device=ranks.device)
 
     def train_one(step: int) -> None:
-        masks.before_forward(step)
-        with engine.micro_step(last=True):
+        with masks.computing(), engine.micro_step(last=True):
             logits = engine.forward(images.contiguous(memory_format=torch.channels_last))
             loss = torch.nn.functional.cross_entropy(logits, labels)
             engine.backward(loss)
@@ -101,6 +100,7 @@ def test_masks_change_as_on_a_cpu(name: str) -> None:
     """From the same weights and gradients; random growth follows the kind of device."""
     from elth_dist.sparsity.masks import Masks
     from elth_dist.sparsity.updates.create import create_update
+    from elth_dist.sparsity.updates.weights import WholeWeights
     from elth_dist.training.masked_sgd import MaskedSGD
     from tests.helpers.updates import DENSITY, network, options_of
 
@@ -118,10 +118,9 @@ def test_masks_change_as_on_a_cpu(name: str) -> None:
             steps_per_epoch=6,
             agree=lambda masks: None,
         )
-        update.begin(weights, optimizer)
+        update.begin(WholeWeights(weights, optimizer))
         for step in range(12):
             generator = torch.Generator().manual_seed(step)
-            update.before_forward(step)
             for weight in model.parameters():
                 weight.grad = torch.randn(weight.shape, generator=generator).to(device)
             update.before_step(step, True)

@@ -13,9 +13,9 @@ from elth_dist.engines.create import create_engine
 from elth_dist.engines.options import EngineOptions
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.masks import Masks, prunable_weights
+from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.create import create_update
 from elth_dist.sparsity.updates.options import Dynamic
-from elth_dist.sparsity.updates.protocol import MaskUpdate
 from elth_dist.training.masked_sgd import MaskedSGD
 
 STEPS = 12
@@ -89,11 +89,13 @@ class Training:
         self.ranks, self.accumulate, self.dtype, self.poisoned = ranks, accumulate, dtype, poisoned
         self.engine = create_engine(engine or EngineOptions(), ranks, precision=precision)
         shape = (BATCH // (ranks.world_size * accumulate), 3, SIZE, SIZE)
+        dense = Masks.dense(network(dtype))
         self.engine.prepare(network(dtype), lambda model: MaskedSGD(model.parameters(), **RECIPE), shape)
         self.weights = prunable_weights(self.engine.model)
+        self.masked = self.engine.masked(self.weights)
         self.update: MaskUpdate = create_update(
             options_of(name, **more),
-            Masks.dense(self.engine.model),
+            dense,
             density=DENSITY,
             seed=5,
             total_steps=STEPS,
@@ -102,7 +104,7 @@ class Training:
         )
 
     def begin(self) -> "Training":
-        self.update.begin(self.weights, self.engine.optimizer)
+        self.update.begin(self.masked)
         return self
 
     def gradients(self, step: int) -> Tensor:
@@ -112,12 +114,12 @@ class Training:
             images[0] = math.inf  # a sample of rank 0's
         share = BATCH // self.ranks.world_size
         own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
-        self.update.before_forward(step)
         parts = zip(images[own].chunk(self.accumulate), labels[own].chunk(self.accumulate), strict=True)
-        for number, (x, y) in enumerate(parts):
-            with self.engine.micro_step(last=number == self.accumulate - 1):
-                loss = F.cross_entropy(self.engine.forward(x.to(memory_format=torch.channels_last)), y)
-                self.engine.backward(loss / self.accumulate)
+        with self.update.computing():
+            for number, (x, y) in enumerate(parts):
+                with self.engine.micro_step(last=number == self.accumulate - 1):
+                    loss = F.cross_entropy(self.engine.forward(x.to(memory_format=torch.channels_last)), y)
+                    self.engine.backward(loss / self.accumulate)
         return self.engine.finish_gradients()
 
     def apply(self, step: int, finite: Tensor) -> bool:
@@ -132,12 +134,17 @@ class Training:
     def step(self, step: int) -> bool:
         return self.apply(step, self.gradients(step))
 
-    def evaluate(self, step: int) -> None:
-        """As much of an evaluation as an update can notice."""
-        self.update.before_forward(step)
-        self.update.check()
+    def evaluate(self) -> Tensor:
+        """As much of an evaluation as an update can notice; the logits of a step's images."""
+        with self.update.computing(), torch.no_grad():
+            self.update.check()
+            self.engine.model.eval()
+            logits = self.engine.forward(batch(0, self.dtype)[0].to(memory_format=torch.channels_last))
+            self.engine.model.train()
+        return logits
 
     def snapshot(self) -> Snapshot:
+        """Where every rank holds all weights."""
         state = self.engine.optimizer.state
         return Snapshot(
             self.update.masks,

@@ -3,10 +3,10 @@
 from elth_dist.sparsity.distributions import DISTRIBUTIONS, Distribution
 from elth_dist.sparsity.masks import Masks
 from elth_dist.sparsity.updates import options as names
+from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.drop_and_grow import Replacement, Rigl, Set, Snfs, random_masks
 from elth_dist.sparsity.updates.options import Dynamic, steps_at
 from elth_dist.sparsity.updates.periodic import Agree
-from elth_dist.sparsity.updates.protocol import MaskUpdate
 from elth_dist.sparsity.updates.ramp import Dpf, Gradual, Ramp
 
 

@@ -5,19 +5,19 @@ the mean over the global batch (the paper's appendix M: anything else grows othe
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.selection import exact_count
-from elth_dist.sparsity.updates.periodic import Agree, PeriodicUpdate, keep_largest
-from elth_dist.sparsity.updates.protocol import MaskedOptimizer
+from elth_dist.sparsity.selection import exact_count, prune
+from elth_dist.sparsity.updates.periodic import Agree, PeriodicUpdate
 from elth_dist.sparsity.updates.schedules import Interval, cosine_fraction
+from elth_dist.sparsity.updates.weights import MaskedWeights
 
 
 def random_masks(masks: Masks, densities: Mapping[str, float], seed: int) -> Masks:
@@ -47,11 +47,16 @@ def drop_and_grow(mask: Tensor, weight: Tensor, growth: Tensor, count: int) -> T
     Returns:
         A new mask, with as many weights. Ties go by position: the first ones are dropped first, and grow first.
     """
-    kept = keep_largest(mask, weight.detach().float().abs(), count)
+    kept = _without_smallest(mask, weight.detach().float().abs(), count)
     free = kept.logical_not()
     # of the free positions all but `count` stay free: those with the largest scores are the smallest negative ones
-    left = keep_largest(free, -growth, count)
+    left = _without_smallest(free, -growth, count)
     return kept | (free & ~left)
+
+
+def _without_smallest(mask: Tensor, scores: Tensor, count: int) -> Tensor:
+    """One layer's `mask` without the `count` smallest of its kept scores (fp32); of equal ones the first go."""
+    return prune(Masks({"layer": mask}), {"layer": scores}, count)["layer"]
 
 
 @dataclass(frozen=True)
@@ -77,22 +82,14 @@ class _DropAndGrow(PeriodicUpdate):
         super().__init__(masks, agree)
         self._replacement = replacement
 
-    def _rewire(self, step: int, growth: Mapping[str, Tensor]) -> None:
-        """Drop and grow in every layer that is not dense."""
+    def _rewire(self, step: int, growth: Callable[[str], Tensor]) -> None:
+        """Drop and grow in every layer that is not dense; `growth`: a layer's fp32 scores."""
         masks = dict(self._masks)
         for name, kept in self._masks.counts.items():
             count = self._replacement.count(step, kept)
             if count and kept < masks[name].numel():
-                masks[name] = drop_and_grow(masks[name], self._weights[name], growth[name], count)
+                masks[name] = drop_and_grow(masks[name], self._weights.whole(name), growth(name), count)
         self._change(Masks(masks))
-
-    def _gradients(self) -> dict[str, Tensor]:
-        """The mean gradient over the global batch of every masked weight, dense."""
-        found = {}
-        for name, weight in self._weights.items():
-            assert weight.grad is not None, f"{name} has no gradient"
-            found[name] = weight.grad
-        return found
 
 
 class Rigl(_DropAndGrow):
@@ -108,7 +105,7 @@ class Rigl(_DropAndGrow):
             self._asked = step
         if not self._comes(due, finite):
             return False
-        self._rewire(step, {name: gradient.float().abs() for name, gradient in self._gradients().items()})
+        self._rewire(step, lambda name: self._weights.gradient(name).float().abs())
         return True
 
     def dense_gradient(self, step: int) -> bool:
@@ -124,7 +121,7 @@ class Set(_DropAndGrow):
 
     def after_step(self, step: int, finite: Tensor | bool) -> None:
         if self._comes(step in self._replacement.steps, finite):
-            self._rewire(step, {name: self._random(step, name) for name in self._masks})
+            self._rewire(step, lambda name: self._random(step, name))
 
     def _random(self, step: int, name: str) -> Tensor:
         """Uniform scores: a function of (seed, step, layer) and the kind of device, which ranks have in common."""
@@ -141,20 +138,19 @@ class Snfs(_DropAndGrow):
         self._momentum = momentum
         self._mean: dict[str, Tensor] = {}
 
-    def begin(self, weights: Mapping[str, nn.Parameter], optimizer: MaskedOptimizer) -> None:
-        super().begin(weights, optimizer)
+    def begin(self, weights: MaskedWeights) -> None:
+        super().begin(weights)
         restored = self._mean
-        self._mean = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
+        self._mean = {name: torch.zeros_like(weights.whole(name)) for name in self._masks}
         for name, mean in restored.items():
             self._mean[name].copy_(mean)
 
     @torch.no_grad()
     def before_step(self, step: int, finite: Tensor | bool) -> bool:
         """The running mean takes in every gradient that is finite; nothing is read from the device."""
-        for name, gradient in self._gradients().items():
-            mean = self._mean[name]
+        for name, mean in self._mean.items():
             usable = torch.as_tensor(finite, device=mean.device)
-            mean.lerp_(torch.where(usable, gradient, mean), 1 - self._momentum)
+            mean.lerp_(torch.where(usable, self._weights.gradient(name), mean), 1 - self._momentum)
         return False
 
     def dense_gradient(self, step: int) -> bool:
@@ -162,7 +158,7 @@ class Snfs(_DropAndGrow):
 
     def after_step(self, step: int, finite: Tensor | bool) -> None:
         if self._comes(step in self._replacement.steps, finite):
-            self._rewire(step, {name: mean.float().abs() for name, mean in self._mean.items()})
+            self._rewire(step, lambda name: self._mean[name].float().abs())
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "mean": self._mean}

@@ -38,55 +38,95 @@ def test_masks_are_those_of_one_rank_on_the_whole_batch() -> None:
             assert result.value == alone, f"{world_size} ranks, {accumulate} micro-batches"
 
 
-def on_deepspeed(ranks: Ranks) -> dict[str, list[int]]:
-    """For each update: the steps at whose end ZeRO's stage 0 and DDP hold different masks."""
-    zero = EngineOptions(name="deepspeed", zero_stage=0)
-    found: dict[str, list[int]] = {}
+#: What holds the weights: every rank all of them, or ZeRO, which shares gradients or weights out too.
+ENGINES: dict[str, dict[str, Any]] = {"ddp": {"name": "ddp"}} | {
+    f"zero{stage}": {"name": "deepspeed", "zero_stage": stage} for stage in range(4)
+}
+#: nothing but vectors of a few elements is small enough to be kept whole on every rank
+ENGINES["zero3"]["deepspeed_config"] = {"zero_optimization": {"stage3_param_persistence_threshold": 32}}
+#: the stem is kept whole
+ENGINES["zero3 partly whole"] = {
+    "name": "deepspeed",
+    "zero_stage": 3,
+    "deepspeed_config": {"zero_optimization": {"stage3_param_persistence_threshold": 200}},
+}
+
+
+def engine_options(engine: str) -> dict[str, Any]:
+    if engine != "ddp":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    return ENGINES[engine]
+
+
+def momentum(training: Training) -> list[torch.Tensor]:
+    """Of what this rank trains."""
+    return [slots["momentum_buffer"].clone() for slots in training.engine.optimizer.state.values()]
+
+
+def beside_ddp(ranks: Ranks, engine: dict[str, Any], accumulate: int) -> dict[str, list[str]]:
+    """For each update: where an engine and DDP differ, in masks or (beyond rounding) in weights and outputs."""
+    found: dict[str, list[str]] = {}
     for name in UPDATES:
-        plain, other = Training(ranks, name).begin(), Training(ranks, name, engine=zero).begin()
+        plain = Training(ranks, name, accumulate=accumulate).begin()
+        other = Training(ranks, name, accumulate=accumulate, engine=EngineOptions(**engine)).begin()
         found[name] = []
         for step in range(STEPS):
-            plain.step(step)
-            other.step(step)
+            if plain.step(step) != other.step(step):
+                found[name].append(f"step {step}: skipped by one")
             other.update.check()
             if plain.update.masks != other.update.masks:
-                found[name].append(step)
+                found[name].append(f"step {step}: masks")
+            for layer in plain.masked:
+                if not torch.allclose(plain.masked.whole(layer), other.masked.whole(layer), rtol=0, atol=1e-6):
+                    found[name].append(f"step {step}: {layer}")
+            if step % 5 == 0 and not torch.allclose(plain.evaluate(), other.evaluate(), rtol=0, atol=1e-5):
+                found[name].append(f"step {step}: outputs")
+        plain.update.finish()
         other.update.finish()
+        ours, theirs = dict(other.engine.weights()), plain.engine.weights()
+        found[name] += [f"end: {key} not masked" for key in other.update.masks.check_zero(ours)]
+        close = {key: torch.allclose(value, theirs[key], rtol=0, atol=1e-6) for key, value in ours.items()}
+        found[name] += [f"end: {key}" for key, same in close.items() if not same]
     return found
 
 
-def test_updates_work_on_whole_gradients_of_zero_stage_0() -> None:
-    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
-    for result in run_ranks(on_deepspeed, 2, timeout=240):
+@pytest.mark.parametrize(
+    ("engine", "world_size", "accumulate"),
+    [
+        *((name, 2, 1) for name in ENGINES if name != "ddp"),
+        *((name, *split) for name in ("zero2", "zero3") for split in ((1, 2), (4, 1))),
+    ],
+)
+def test_updates_on_zero_are_those_on_ddp(engine: str, world_size: int, accumulate: int) -> None:
+    arguments = [engine_options(engine), accumulate]
+    for result in run_ranks(beside_ddp, world_size, args=arguments, timeout=240):
         assert result.value == {name: [] for name in UPDATES}
 
 
-def deferred(ranks: Ranks, precision: str) -> dict[str, Any]:
+def deferred(ranks: Ranks, engine: dict[str, Any], precision: str) -> dict[str, Any]:
     """For each update: the steps at which its masks changed, when a sample of rank 0's is infinite at one of them."""
     found: dict[str, Any] = {}
     for name in UPDATES:
         poisoned = 5 if name == "dpf" else 4  # a step at which the masks are to change
-        training = Training(ranks, name, precision=precision, poisoned=poisoned).begin()
+        training = Training(ranks, name, precision=precision, poisoned=poisoned, engine=EngineOptions(**engine)).begin()
         changed, unharmed = [], True
         for step in range(STEPS):
-            masks, before = training.update.masks, training.snapshot()
+            masks, before = training.update.masks, momentum(training)
             training.step(step)
             if training.update.masks is not masks:
                 changed.append(step)
             if step == poisoned:
-                training.update.before_forward(step + 1)
-                training.update.check()
-                unharmed = all(
-                    torch.equal(before.momentum[layer], training.snapshot().momentum[layer]) for layer in before.masks
-                )
-        finite = all(bool(weight.isfinite().all()) for weight in training.weights.values())
+                training.evaluate()
+                unharmed = all(map(torch.equal, before, momentum(training)))
+        finite = all(bool(training.masked.whole(layer).isfinite().all()) for layer in training.masked)
         found[name] = [changed, unharmed and finite]
     return found
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_an_update_on_a_non_finite_step_is_deferred_on_all_ranks(precision: str) -> None:
-    for result in run_ranks(deferred, 2, args=[precision], timeout=120):
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+def test_an_update_on_a_non_finite_step_is_deferred_on_all_ranks(engine: str, precision: str) -> None:
+    for result in run_ranks(deferred, 2, args=[engine_options(engine), precision], timeout=120):
         assert result.value == {
             "rigl": [[0, 5, 8], True],
             "set": [[0, 5, 8], True],
@@ -96,28 +136,25 @@ def test_an_update_on_a_non_finite_step_is_deferred_on_all_ranks(precision: str)
         }
 
 
-def resumed(ranks: Ranks, folder: str, evaluated: bool) -> list[str]:
+def resumed(ranks: Ranks, engine: dict[str, Any], folder: str, evaluated: bool) -> list[str]:
     """Names of the updates for which 12 steps differ from 6 + 6 with everything saved and loaded in between."""
     wrong = []
     for name in UPDATES:
-        path = Path(folder) / f"{name}-{ranks.rank}"
-        path.mkdir()
-        whole = Training(ranks, name, poisoned=4).begin()
+        path = Path(folder) / name
+        path.mkdir(exist_ok=True)
+        ranks.barrier()
+        whole = Training(ranks, name, poisoned=4, engine=EngineOptions(**engine)).begin()
         for step in range(5):  # the update of step 4 is deferred: it is due in the restored training
             whole.step(step)
         if evaluated:
-            whole.evaluate(5)
+            whole.evaluate()
         whole.engine.save(path)
-        save_state(path / "update", whole.update.state_dict())
+        if ranks.is_main:
+            save_state(path / "update", whole.update.state_dict())
         ranks.barrier()
-        other = Training(ranks, name, poisoned=4)
-        source = Path(folder) / f"{name}-0"
-        if ranks.rank:
-            (source / f"engine-{ranks.rank:05d}.safetensors").write_bytes(
-                (path / f"engine-{ranks.rank:05d}.safetensors").read_bytes()
-            )
-        other.engine.load(source)
-        other.update.load_state_dict(load_state(source / "update"))
+        other = Training(ranks, name, poisoned=4, engine=EngineOptions(**engine))
+        other.engine.load(path)
+        other.update.load_state_dict(load_state(path / "update"))
         other.begin()
         for step in range(5, STEPS):
             whole.step(step)
@@ -126,17 +163,20 @@ def resumed(ranks: Ranks, folder: str, evaluated: bool) -> list[str]:
                 wrong.append(f"{name}: masks of step {step}")
         for training in (whole, other):
             training.update.finish()
-        one, two = whole.snapshot(), other.snapshot()
-        for layer in one.masks:
-            same = torch.equal(one.weights[layer], two.weights[layer])
-            if not (same and torch.equal(one.momentum[layer], two.momentum[layer])):
-                wrong.append(f"{name}: {layer}")
+        wrong += [
+            f"{name}: {layer}"
+            for layer in whole.masked
+            if not whole.masked.whole(layer).equal(other.masked.whole(layer))
+        ]
+        if not all(map(torch.equal, momentum(whole), momentum(other))):
+            wrong.append(f"{name}: momentum")
     return wrong
 
 
 @pytest.mark.parametrize("evaluated", [False, True])
-def test_training_continues_bit_for_bit_across_a_deferred_update(evaluated: bool, tmp_path: Path) -> None:
-    for result in run_ranks(resumed, 2, args=[str(tmp_path), evaluated], timeout=120):
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+def test_training_continues_bit_for_bit_across_a_deferred_update(engine: str, evaluated: bool, tmp_path: Path) -> None:
+    for result in run_ranks(resumed, 2, args=[engine_options(engine), str(tmp_path), evaluated], timeout=120):
         assert result.value == []
 
 

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.sparsity.updates.protocol import MaskUpdate
+from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.static import StaticMask
+from elth_dist.sparsity.updates.weights import WholeWeights
 from elth_dist.training.masked_sgd import MaskedSGD
 
 
@@ -15,7 +16,7 @@ def training(momentum: float = 0.9) -> tuple[nn.Module, MaskedSGD, StaticMask]:
     masks = Masks({name: torch.rand(p.shape, generator=generator) < 0.5 for name, p in weights.items()})
     optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=momentum, weight_decay=1e-2)
     update = StaticMask(masks)
-    update.begin(weights, optimizer)
+    update.begin(WholeWeights(weights, optimizer))
     return model, optimizer, update
 
 
@@ -25,9 +26,9 @@ def test_static_masks_hold_over_a_training_as_the_loop_runs_it(momentum: float) 
     update: MaskUpdate = static
     before = update.masks.hashes()
     for step in range(5):
-        update.before_forward(step)
         optimizer.zero_grad()
-        model(torch.randn(4, 2, 4, 4)).square().sum().backward()
+        with update.computing():
+            model(torch.randn(4, 2, 4, 4)).square().sum().backward()
         assert not update.before_step(step, True)
         optimizer.step()
         update.after_step(step, True)
