@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elth_dist.engines.create import create_engine
+from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.models.build import build_model
 from elth_dist.runtime.ranks import open_ranks
@@ -77,7 +78,7 @@ def measure(arguments: argparse.Namespace) -> None:
     with open_ranks() as ranks:
         on_gpu = ranks.device.type == "cuda"
         options: Any = ENGINES[arguments.contender]
-        engine = create_engine(EngineOptions(**options), ranks, precision=arguments.precision)
+        engine = create_engine(EngineOptions(**options), ranks, Numerics(arguments.precision))
         model = build_model(arguments.archs[0], 1000, seed=0)
         generator = torch.Generator().manual_seed(1)
         weights = prunable_weights(model)

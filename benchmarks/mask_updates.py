@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from elth_dist.engines.create import create_engine
+from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.models.build import architecture_of, build_model
 from elth_dist.runtime.ranks import Ranks
@@ -48,7 +49,7 @@ class Contender:
     """A network in training; `step` takes the next step."""
 
     def __init__(self, ranks: Ranks, arguments: argparse.Namespace, update: Callable[[Masks], MaskUpdate]) -> None:
-        self._engine = create_engine(EngineOptions(), ranks, precision=arguments.precision)
+        self._engine = create_engine(EngineOptions(), ranks, Numerics(arguments.precision))
         shape = (arguments.batch, 3, arguments.size, arguments.size)
         self._engine.prepare(
             build_model(arguments.arch, 1000, seed=0), lambda model: MaskedSGD(model.parameters(), 0.01, 0.9), shape

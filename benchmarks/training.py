@@ -31,7 +31,7 @@ from elth_dist.training.meters import Meters
 
 def ours(args: argparse.Namespace, ranks: Ranks, loader: TrainLoader, density: float) -> Callable[[], None]:
     """The step of training.loop, from its own parts, at a density."""
-    engine = create_engine(EngineOptions(), ranks, precision=args.precision, compile_model=args.compile)
+    engine = create_engine(EngineOptions(), ranks, Numerics(args.precision, compile=args.compile))
     shape = (args.batch, 3, args.size, args.size)
     engine.prepare(build_model(args.arch, 1000, seed=0), lambda m: MaskedSGD(m.parameters(), 0.1, 0.9, 1e-4), shape)
     weights = prunable_weights(engine.model)

@@ -4,12 +4,12 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 (its test part, 8 x 8 pixels of 17 grey levels).
 """
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from elth_dist.runtime.files import whole_folder
 
 #: Every fifth scan of each class is for validation.
 VAL_EVERY = 5
@@ -32,9 +32,7 @@ def write_digits(root: Path, size: int) -> Path:
     from sklearn.datasets import load_digits  # seconds to import, and only ever needed once
 
     root.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=root))
-    try:
-        scratch.chmod(0o755)
+    with whole_folder(target) as scratch:
         scans = load_digits()
         seen = np.zeros(10, dtype=int)
         for number, (scan, label) in enumerate(zip(scans.images, scans.target, strict=True)):
@@ -44,11 +42,4 @@ def write_digits(root: Path, size: int) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             image = Image.fromarray(np.rint(scan * (255 / 16)).astype(np.uint8))
             image.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{number:04d}.jpg", quality=95)
-        try:
-            scratch.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another run was faster, with the same files
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target

@@ -4,31 +4,18 @@ import torch
 
 from elth_dist.engines.ddp import DdpEngine
 from elth_dist.engines.deepspeed import DeepSpeedEngine
-from elth_dist.engines.numerics import AUTOCAST
+from elth_dist.engines.numerics import AUTOCAST, Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import Engine
 from elth_dist.runtime.ranks import Ranks
 
+_FP32 = Numerics()
 
-def create_engine(
-    options: EngineOptions,
-    ranks: Ranks,
-    *,
-    precision: str = "fp32",
-    sync_bn: bool = False,
-    compile_model: bool = False,
-    deterministic: bool = False,
-) -> Engine:
-    """The engine that `engine.name` asks for; see `TrainOptions` for the others."""
+
+def create_engine(options: EngineOptions, ranks: Ranks, numerics: Numerics = _FP32) -> Engine:
+    """The engine that `engine.name` asks for."""
     kind = DeepSpeedEngine if options.name == "deepspeed" else DdpEngine
-    return kind(
-        ranks,
-        options,
-        precision=precision,
-        sync_bn=sync_bn,
-        compile_model=compile_model,
-        deterministic=deterministic,
-    )
+    return kind(ranks, options, numerics)
 
 
 def image_dtype(precision: str) -> torch.dtype:

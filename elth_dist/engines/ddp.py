@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elth_dist.engines.batchnorm import average_batchnorm, synchronised
-from elth_dist.engines.numerics import AUTOCAST, set_numerics
+from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
 from elth_dist.runtime.ranks import Ranks
@@ -29,32 +29,21 @@ _RANKS_KEEP_THEIR_BUFFERS: dict[str, Any] = (
 class DdpEngine:
     """The Engine protocol with every rank holding the whole model; weights and activations are channels_last."""
 
-    def __init__(
-        self,
-        ranks: Ranks,
-        options: EngineOptions,
-        *,
-        precision: str = "fp32",
-        sync_bn: bool = False,
-        compile_model: bool = False,
-        deterministic: bool = False,
-    ) -> None:
+    def __init__(self, ranks: Ranks, options: EngineOptions, numerics: Numerics) -> None:
         self._ranks = ranks
         self._options = options
-        self._dtype = AUTOCAST[precision]
-        self._sync_bn = sync_bn
-        self._compile = compile_model
-        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
+        self._numerics = numerics
+        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=numerics.precision == "fp16")
         self._outcome: StepOutcome | None = None  # of the step whose gradients are finished
-        set_numerics(precision, deterministic)
+        numerics.apply()
 
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
         model = model.to(self._ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self._sync_bn:
+        if self._numerics.sync_bn:
             model = synchronised(model, self._ranks)
         self._model = model
         self._optimizer = build_optimizer(model)
-        forward: nn.Module = torch.compile(model) if self._compile else model  # type: ignore[assignment]
+        forward: nn.Module = torch.compile(model) if self._numerics.compile else model  # type: ignore[assignment]
         self._alone = forward
         if not self._ranks.alone:
             device_ids = [self._ranks.device] if self._ranks.device.type == "cuda" else None
@@ -109,7 +98,8 @@ class DdpEngine:
     def forward(self, images: Tensor) -> Tensor:
         # DDP's own forward is for training: in evaluation ranks need not keep step with each other
         module = self._forward if self._model.training else self._alone
-        with torch.autocast(self._ranks.device.type, dtype=self._dtype, enabled=self._dtype is not None):
+        dtype = self._numerics.autocast
+        with torch.autocast(self._ranks.device.type, dtype=dtype, enabled=dtype is not None):
             logits: Tensor = module(images)
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from elth_dist.engines.batchnorm import average_batchnorm, synchronised
-from elth_dist.engines.numerics import AUTOCAST, set_numerics
+from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
-from elth_dist.engines.shards import ShardedOptimizer, ShardedWeights
+from elth_dist.engines.sharded_weights import ShardedWeights
+from elth_dist.engines.shards import ShardedOptimizer
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import copy_into, load_state, save_state
 from elth_dist.sparsity.updates.weights import MaskedWeights, WholeWeights
@@ -37,30 +38,19 @@ class DeepSpeedEngine:
     under DDP. Only the loop's own options reach the optimizer; `engine.deepspeed_config` tunes the rest.
     """
 
-    def __init__(
-        self,
-        ranks: Ranks,
-        options: EngineOptions,
-        *,
-        precision: str = "fp32",
-        sync_bn: bool = False,
-        compile_model: bool = False,
-        deterministic: bool = False,
-    ) -> None:
-        assert not (compile_model and options.zero_stage == 3), "EngineOptions.check() refuses it"
+    def __init__(self, ranks: Ranks, options: EngineOptions, numerics: Numerics) -> None:
+        assert not (numerics.compile and options.zero_stage == 3), "EngineOptions.check() refuses it"
         self._ranks = ranks
         self._options = options
-        self._precision = precision
-        self._sync_bn = sync_bn
-        self._compile = compile_model
+        self._numerics = numerics
         self._sharded: ShardedOptimizer | None = None  # in stages 1 to 3
         self._outcome: StepOutcome | None = None  # of the step whose gradients are finished
-        set_numerics(precision, deterministic)
+        numerics.apply()
 
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
         deepspeed = _import_deepspeed(self._ranks)
         model = model.to(self._ranks.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        if self._sync_bn:
+        if self._numerics.sync_bn:
             model = synchronised(model, self._ranks)
         self._model = model
         self._base = build_optimizer(model)
@@ -71,12 +61,12 @@ class DeepSpeedEngine:
         self._loss_scaler = self._take_over_loss_scaling()
         if self._options.zero_stage:
             self._sharded = ShardedOptimizer(self._base, zero, names, self._ranks.rank)
-        if self._compile:
+        if self._numerics.compile:
             self._engine.compile()
 
     def _config(self, micro_batch: int) -> dict[str, Any]:
         """DeepSpeed's configuration: the user's, and over it what our options say."""
-        dtype = AUTOCAST[self._precision]
+        dtype = self._numerics.autocast
         user = _said(self._options.deepspeed_options)
         return {
             "steps_per_print": None,
@@ -104,7 +94,7 @@ class DeepSpeedEngine:
 
         On its own, DeepSpeed never lowers the scale after an overflow under torch_autocast with ZeRO.
         """
-        if self._precision != "fp16":
+        if self._numerics.precision != "fp16":
             return None
         from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 

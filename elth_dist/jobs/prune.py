@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from elth_dist.accounting.layers import count_layers
 from elth_dist.accounting.methods import SCORING
-from elth_dist.engines.numerics import set_numerics
+from elth_dist.engines.numerics import Numerics
 from elth_dist.errors import UserError
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.options import PruneJob, Setting
@@ -35,7 +35,7 @@ def run(options: PruneJob, job: JobContext) -> Metrics:
     assert ticket is not None, "nothing to prune"
     names = copied_weights(ticket) if options.copies else list(ticket.masks)
     dense = Masks.dense({name: ticket.masks[name].shape for name in names}).to(job.training.ranks.device)
-    set_numerics("fp32", options.setting.train.deterministic)
+    Numerics(deterministic=options.setting.train.deterministic).apply()
     model = blank_model(ticket.arch, ticket.num_classes).to_empty(device=job.training.ranks.device)
     model.load_state_dict(ticket.weights)
     pruner = Pruner(job.name, model, options.criterion, options.setting, job.training)

@@ -1,6 +1,5 @@
 """Doing one job of a graph: from its inputs' folders to its own, with a verified result at the end."""
 
-import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from elth_dist.jobs import dynamic, level, mask, pretrain, prune, train, transfe
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.options import DynamicJob, LevelJob, MaskJob, PretrainJob, PruneJob, TrainJob, TransferJob
+from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.run_directory import JobFolder, RunDirectory
 from elth_dist.training.context import Context
 
@@ -54,7 +54,7 @@ def run_job(
         if ranks.is_main:
             played = {role: identities[name] for role, name in job.inputs.items()}
             folder.commit(identities[job.name], parts[job.name], played, metrics)
-            shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    Checkpoints(folder.checkpoints, ranks).clear()
     return True
 
 

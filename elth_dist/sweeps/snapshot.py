@@ -3,11 +3,10 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import elth_dist
-from elth_dist.runtime.files import make_folder
+from elth_dist.runtime.files import make_folder, whole_folder
 from elth_dist.runtime.run_directory import REVISION_FILE, git_revision
 
 
@@ -22,18 +21,10 @@ def take_snapshot(folder: Path) -> Path:
     if target.is_dir():
         return target
     make_folder(folder)
-    scratch = Path(tempfile.mkdtemp(prefix=".", dir=folder))
-    try:
+    with whole_folder(target) as scratch:
         for path in sources:
             copy = scratch / package.name / path.relative_to(package)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         (scratch / REVISION_FILE).write_text(json.dumps(git_revision()))
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another submission was faster, with the same files
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from elth_dist.accounting.layers import network
 from elth_dist.accounting.meter import Flops, FlopsMeter
 from elth_dist.engines.create import create_engine
+from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.errors import UserError
 from elth_dist.models.build import architecture_of
@@ -118,14 +119,8 @@ class _Training:
                 f"would train from step {task.start} to {self.end}: the rewind step must lie before the end"
             )
         torch.manual_seed(task.seed + ranks.rank)
-        self._engine = create_engine(
-            engine_options,
-            ranks,
-            precision=options.precision,
-            sync_bn=options.sync_bn,
-            compile_model=options.compile,
-            deterministic=options.deterministic,
-        )
+        numerics = Numerics(options.precision, options.sync_bn, options.compile, options.deterministic)
+        self._engine = create_engine(engine_options, ranks, numerics)
         size = dataset.image_size
         self._engine.prepare(
             task.model,

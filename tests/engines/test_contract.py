@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from elth_dist.engines.create import create_engine
+from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import Engine
 from elth_dist.errors import UserError
@@ -76,7 +77,7 @@ def open_engine(
     groups: bool = False,
     **more: Any,
 ) -> Engine:
-    engine = create_engine(EngineOptions(**options), ranks, **more)
+    engine = create_engine(EngineOptions(**options), ranks, Numerics(**more))
     masks = masks_of(model)
 
     def optimizer(placed: nn.Module) -> MaskedSGD:
@@ -468,7 +469,7 @@ def test_lower_precision_computes_in_it_and_keeps_weights_in_fp32(
 
 def compiled(ranks: Ranks, options: dict[str, Any]) -> Any:
     plain = open_engine(ranks, options, without_batchnorm())
-    faster = open_engine(ranks, options, without_batchnorm(), compile_model=True)
+    faster = open_engine(ranks, options, without_batchnorm(), compile=True)
     train(plain, ranks, batches(2))
     train(faster, ranks, batches(2))
     return [flat(faster), flat(plain)]

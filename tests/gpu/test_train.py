@@ -43,6 +43,7 @@ def test_deterministic_runs_are_equal_to_the_bit(tmp_path: Path) -> None:
 def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
     """Those at which masks change excepted: here they come at step 0, 16 or never."""
     from elth_dist.engines.create import create_engine, image_dtype
+    from elth_dist.engines.numerics import Numerics
     from elth_dist.engines.options import EngineOptions
     from elth_dist.models.build import build_model
     from elth_dist.runtime.ranks import Ranks
@@ -54,7 +55,7 @@ def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
     from tests.helpers.updates import options_of
 
     ranks = Ranks(device=torch.device("cuda", 0))
-    engine = create_engine(EngineOptions(), ranks, precision=precision)
+    engine = create_engine(EngineOptions(), ranks, Numerics(precision))
     engine.prepare(build_model("resnet18", 10, seed=0), lambda m: MaskedSGD(m.parameters(), 0.1, 0.9), (8, 3, 64, 64))
     dense = Masks.dense(engine.model)
     masks: Any = StaticMask(dense)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from elth_dist.engines.create import create_engine
+from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.masks import Masks, prunable_weights
@@ -87,7 +88,7 @@ class Training:
     ) -> None:
         torch.set_num_threads(1)
         self.ranks, self.accumulate, self.dtype, self.poisoned = ranks, accumulate, dtype, poisoned
-        self.engine = create_engine(engine or EngineOptions(), ranks, precision=precision)
+        self.engine = create_engine(engine or EngineOptions(), ranks, Numerics(precision))
         shape = (BATCH // (ranks.world_size * accumulate), 3, SIZE, SIZE)
         dense = Masks.dense(network(dtype))
         self.engine.prepare(network(dtype), lambda model: MaskedSGD(model.parameters(), **RECIPE), shape)
