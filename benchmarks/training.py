@@ -20,6 +20,7 @@ from elth_dist.data.dataset import open_dataset
 from elth_dist.data.options import DataOptions
 from elth_dist.data.protocol import TrainLoader
 from elth_dist.engines.create import create_engine, image_dtype
+from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.models.build import build_model
 from elth_dist.runtime.ranks import Ranks
