@@ -1,7 +1,6 @@
 """Masks on weights of which no rank holds the whole."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +31,6 @@ class ShardedWeights(MaskedWeights):
     ) -> None:
         super().__init__(parameters, optimizer)
         self._sharded, self._ranks, self._loss_scale = optimizer, ranks, loss_scale
-        self._computing: Masks | None = None
-        self._multiplied: Masks | None = None  # what these multipliers are made from
-        self._multipliers: list[Tensor] = []
 
     def whole(self, name: str) -> Tensor:
         return self._sharded.whole(self._parameters[name])
@@ -54,42 +50,26 @@ class ShardedWeights(MaskedWeights):
 
         return prune_by(masks, kept, on_shards)
 
-    @contextlib.contextmanager
-    def computing(self, masks: Masks) -> Iterator[None]:
-        with torch.no_grad():
-            swapped = self._swap_in(masks)
-        self._computing = masks
-        try:
-            yield
-        finally:
-            self._computing = None
-            with torch.no_grad():
-                for partition, dense in swapped:
-                    partition.copy_(dense)
-
-    def _swap_in(self, masks: Masks) -> list[tuple[Tensor, Tensor]]:
-        """Make the weights to compute with masked ones; returns partitions that are masked too, each with a copy."""
-        fresh = self._multiplied is not masks
-        self._multiplied = masks
+    def _multipliers_of(self, masks: Masks) -> list[Tensor]:
         if self._sharded.computes_with_masters:
-            if fresh:
-                self._multipliers = self._sharded.flat({self._parameters[name]: mask for name, mask in masks.items()})
-            swapped = [(partition, partition.detach().clone()) for partition in self._sharded.partitions]
-            for (partition, _), kept in zip(swapped, self._multipliers, strict=True):
-                partition.mul_(kept)
-            self._sharded.publish()
-            return swapped
-        if fresh:  # no step need have been since they were masked by others
-            self._sharded.publish()
-            self._multipliers = [torch.empty_like(p).copy_(masks[name]) for name, p in self._parameters.items()]
-        parameters: list[Tensor] = list(self._parameters.values())
-        torch._foreach_mul_(parameters, self._multipliers)
-        return []
+            return self._sharded.flat({self._parameters[name]: mask for name, mask in masks.items()})
+        self._sharded.publish()  # no step need have been since other masks were on the copy
+        return [torch.empty_like(p).copy_(masks[name]) for name, p in self._parameters.items()]
+
+    def _swap_in(self) -> tuple[list[Tensor], list[Tensor]]:
+        if not self._sharded.computes_with_masters:
+            copies: list[Tensor] = list(self._parameters.values())
+            torch._foreach_mul_(copies, self._multipliers)
+            return [], []
+        partitions = list(self._sharded.partitions)
+        dense = [partition.detach().clone() for partition in partitions]
+        for partition, kept in zip(partitions, self._multipliers, strict=True):
+            partition.mul_(kept)
+        self._sharded.publish()
+        return partitions, dense
 
     def _computed_not_zero(self) -> list[str]:
-        if self._computing is None:
-            return []
-        if not self._sharded.computes_with_masters:
-            return self._computing.check_zero(self._parameters)
+        if self._computing is None or not self._sharded.computes_with_masters:
+            return super()._computed_not_zero()
         wrong = self._sharded.wrong(self._sharded.partitions, self._multipliers, self._names)
         return [self._names[parameter] for parameter in wrong]

@@ -43,7 +43,7 @@ def test_images_show_the_scans(digits):
 
 def test_a_written_tree_is_left_alone(digits, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in digits.rglob("*")}
-    monkeypatch.setattr(module.tempfile, "mkdtemp", lambda **_: pytest.fail("wrote again"))
+    monkeypatch.setattr(module, "whole_folder", lambda _: pytest.fail("wrote again"))
     assert write_digits(digits.parent, 16) == digits
     assert {path: path.stat().st_mtime_ns for path in digits.rglob("*")} == before
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -44,6 +44,9 @@ class MaskedWeights(ABC):
     def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: MaskedOptimizer) -> None:
         self._parameters, self._optimizer = dict(parameters), optimizer
         self._names = {parameter: name for name, parameter in parameters.items()}
+        self._computing: Masks | None = None
+        self._multiplied: Masks | None = None  # what these are made from
+        self._multipliers: list[Tensor] = []
 
     def __iter__(self) -> Iterator[str]:
         """Names."""
@@ -92,16 +95,36 @@ class MaskedWeights(ABC):
             kept: how many do: of all together, or of each by name.
         """
 
-    @abstractmethod
-    def computing(self, masks: Masks) -> AbstractContextManager[None]:
+    @contextmanager
+    def computing(self, masks: Masks) -> Iterator[None]:
         """A context in which forward and backward see the weights zero where `masks` are False (DPF).
 
-        What the optimizer trains stays as it is. The same object means the same masks.
+        What the optimizer trains is as before when it ends. The same object means the same masks.
         """
+        with torch.no_grad():
+            if self._multiplied is not masks:
+                self._multiplied, self._multipliers = masks, self._multipliers_of(masks)
+            swapped, dense = self._swap_in()
+        self._computing = masks
+        try:
+            yield
+        finally:
+            self._computing = None
+            if swapped:
+                with torch.no_grad():
+                    torch._foreach_copy_(swapped, dense)
 
     @abstractmethod
+    def _multipliers_of(self, masks: Masks) -> list[Tensor]:
+        """For the next ones of `_swap_in`."""
+
+    @abstractmethod
+    def _swap_in(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Multiply the weights to compute with; returns those of them that are trained, and what they were."""
+
     def _computed_not_zero(self) -> list[str]:
         """While `computing`, names of the weights that are not zero where they should be."""
+        return [] if self._computing is None else self._computing.check_zero(self._parameters)
 
 
 class WholeWeights(MaskedWeights):
@@ -118,10 +141,7 @@ class WholeWeights(MaskedWeights):
     ) -> None:
         super().__init__(parameters, optimizer)
         self._share = share
-        self._computing: Masks | None = None
-        self._multiplied: Masks | None = None  # what these multipliers are made from
-        self._multipliers: list[Tensor] = []
-        self._dense: list[Tensor] = []
+        self._dense: list[Tensor] = []  # where the trained weights wait while others stand in their place
 
     def whole(self, name: str) -> Tensor:
         return self._parameters[name].detach()
@@ -134,24 +154,12 @@ class WholeWeights(MaskedWeights):
     def prune(self, masks: Masks, kept: int | Mapping[str, int]) -> Masks:
         return prune_to(masks, magnitude(self._parameters), kept, self._share)
 
-    @contextmanager
-    def computing(self, masks: Masks) -> Iterator[None]:
-        """The dense weights wait in a copy, and the pruned ones stand in their place."""
-        parameters: list[Tensor] = list(self._parameters.values())
-        with torch.no_grad():
-            if self._multiplied is not masks:
-                self._multiplied = masks
-                self._multipliers = [torch.empty_like(p).copy_(masks[n]) for n, p in self._parameters.items()]
-                self._dense = [torch.empty_like(parameter) for parameter in parameters]
-            torch._foreach_copy_(self._dense, parameters)
-            torch._foreach_mul_(parameters, self._multipliers)
-        self._computing = masks
-        try:
-            yield
-        finally:
-            self._computing = None
-            with torch.no_grad():
-                torch._foreach_copy_(parameters, self._dense)
+    def _multipliers_of(self, masks: Masks) -> list[Tensor]:
+        return [torch.empty_like(p).copy_(masks[name]) for name, p in self._parameters.items()]
 
-    def _computed_not_zero(self) -> list[str]:
-        return [] if self._computing is None else self._computing.check_zero(self._parameters)
+    def _swap_in(self) -> tuple[list[Tensor], list[Tensor]]:
+        parameters: list[Tensor] = list(self._parameters.values())
+        self._dense = self._dense or [torch.empty_like(parameter) for parameter in parameters]
+        torch._foreach_copy_(self._dense, parameters)
+        torch._foreach_mul_(parameters, self._multipliers)
+        return parameters, self._dense
