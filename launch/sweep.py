@@ -2,7 +2,15 @@
 
 import sys
 
-from elth_dist.sweeps.command import main
+try:
+    from elth_dist.sweeps.command import main
+except ModuleNotFoundError as error:
+    print(
+        f"elth_dist: error: {sys.executable} has no module {error.name}: call the python that the project is installed "
+        "for, .venv/bin/python after `make quickstart`",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,14 @@ def sweep_file(folder: Path, **changes: Any) -> Path:
 
 def files(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.glob("jobs/*/*"))}
+
+
+def test_a_python_without_the_project_is_told_so() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", str(REPOSITORY / "launch/sweep.py")]  # -S: nothing that is installed
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"elth_dist: error: .* has no module elth_dist: .*\n", done.stderr)
 
 
 @pytest.fixture(scope="module")
