@@ -64,8 +64,11 @@ def tell(error: UserError | DisagreementError, rank: int) -> int:
     return 2 if isinstance(error, UserError) else 1
 
 
-def check(config: Config, rank: int, world_size: int) -> None:
-    """Find the mistakes that show before any process waits for another, and before anything is written. UserError."""
+def check(config: Config, rank: int, world_size: int, *, elsewhere: bool = False) -> None:
+    """Find the mistakes that show before any process waits for another, and before anything is written. UserError.
+
+    `elsewhere`: the ranks will run on other machines, which may see other files and packages.
+    """
     train, engine = config.train, config.engine
     engine.check(
         global_batch=train.global_batch,
@@ -74,9 +77,11 @@ def check(config: Config, rank: int, world_size: int) -> None:
         precision=train.precision,
         compile_model=train.compile,
     )
-    check_data(config.data)
+    check_data(config.data, elsewhere=elsewhere)
     if config.data.name == "digits":
         check_size(config, DIGITS_TRAIN_SIZE, rank, world_size)
+    else:  # the rest once the dataset is counted
+        TrainPlan(0, train.global_batch, train.global_batch, train.accumulate, rank, world_size)
 
 
 def check_size(config: Config, num_train: int, rank: int, world_size: int, rewind_step: int | None = None) -> None:

@@ -15,6 +15,7 @@ set -euo pipefail
 
 folder=${ELTH_SLURM_FOLDER:-/tmp/elth-slurm-$(id -u)}
 conf=$folder/slurm.conf
+mark=$folder/.local_cluster # what stop may remove
 nodes=(node1 node2)
 export SLURM_CONF=$conf
 
@@ -63,7 +64,8 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0,preempt_send_user_signal
+SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
+SlurmctldParameters=preempt_send_user_signal
 KillWait=5
 MinJobAge=3600
 PreemptType=preempt/partition_prio
@@ -100,9 +102,11 @@ start() {
     for program in munged slurmctld slurmd sbatch python3; do
         command -v "$program" >/dev/null || die "no $program here: apt-get install slurm-wlm munge"
     done
-    [[ ! -e $folder ]] || die "$folder exists: $0 stop first"
+    [[ ! -e $mark ]] || die "there is one in $folder: $0 stop first"
+    [[ ! -e $folder ]] || die "$folder exists and is no cluster of ours: set ELTH_SLURM_FOLDER to a new path"
     ((${#folder} < 80)) || die "$folder: too long for a socket's path; set ELTH_SLURM_FOLDER"
     mkdir -m 755 "$folder"
+    touch "$mark"
     mkdir -m 755 "$folder"/{munge,state,spool,log}
     trap 'failed' ERR
     head -c 1024 /dev/urandom >"$folder/munge/key"
@@ -143,6 +147,8 @@ none_left() { [[ -z $(ours) ]]; }
 
 stop() {
     trap - ERR
+    [[ -e $folder ]] || return 0
+    [[ -e $mark ]] || die "$folder is no cluster of ours: nothing is touched"
     if [[ -e $conf ]] && scontrol ping >/dev/null 2>&1; then
         scancel --quiet --user="$(id -un)" 2>/dev/null || true
         wait_for 20 no_jobs || true

@@ -195,13 +195,15 @@ def dataset_size(options: DataOptions) -> tuple[int, int]:
     return len(catalog.train), len(catalog.classes)
 
 
-def check_data(options: DataOptions) -> None:
+def check_data(options: DataOptions, *, elsewhere: bool = False) -> None:
     """What can be said about the dataset cheaply and before anything is started.
+
+    `elsewhere`: on a machine that need not see what others will: only whether `options` say where the dataset is.
 
     Raises:
         UserError: no data.root where one is needed, a folder is missing, classes differ, or DALI is not installed.
     """
-    if options.loader == "dali" and not _dali_installed():
+    if options.loader == "dali" and not elsewhere and not _dali_installed():
         raise UserError(
             "data.loader: 'dali' needs the package nvidia-dali-cuda130 (Linux); install it, or use 'resident'"
         )
@@ -209,6 +211,8 @@ def check_data(options: DataOptions) -> None:
         return
     if options.root is None:
         raise UserError(f"data.root: {options.name!r} needs the folder of the dataset; pass --data.root FOLDER")
+    if elsewhere:
+        return
     with reading():
         if options.name == "cifar10" and python_batches(options.root) is not None:
             if options.loader == "dali":

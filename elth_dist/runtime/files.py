@@ -1,12 +1,20 @@
 """Files that outlive a crash of the process and of the machine."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
+import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from elth_dist.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -44,6 +52,33 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
         sync(folder.parent)
+
+
+@contextlib.contextmanager
+def held(lock: Path, whose: str) -> Iterator[None]:
+    """Hold a lock file, which the system takes back however this process ends. Its folder must be there.
+
+    Args:
+        lock: made if missing, and left behind.
+        whose: what is in use where somebody else holds it, for people.
+
+    Raises:
+        UserError: "`whose` is in use by ...; wait for it".
+    """
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{whose} is in use by {file.read() or 'another process'}; wait for it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
+            _LOG.warning("%s: its file system has no locks: take care that nobody else uses it", lock.parent)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 @contextlib.contextmanager

@@ -10,11 +10,8 @@ JOB/                result.json, ticket.safetensors, trained.safetensors, checkp
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import logging
-import os
 import shutil
 import socket
 import subprocess
@@ -25,13 +22,14 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import torch
 import yaml
 
 import elth_dist
 from elth_dist.errors import UserError
+from elth_dist.runtime.files import held as holding
 from elth_dist.runtime.files import make_folder, reason, sha256, sync, write_atomically
 from elth_dist.runtime.ranks import Ranks
 
@@ -276,7 +274,7 @@ class RunDirectory:
         self._refuse_changes(config_yaml, identities, parts)  # before a lock file is made
         make_folder(self.root)
         with contextlib.ExitStack() as held:
-            held.enter_context(_locked(self.root))
+            held.enter_context(holding(self.root / ".lock", f"run.dir: {self.root}"))
             self._refuse_changes(config_yaml, identities, parts)  # the holder before us may have finished a job
             self._restart_changed(config_yaml, identities, parts)
             write_atomically(self.config, config_yaml.encode())
@@ -337,31 +335,6 @@ class RunDirectory:
             resolved = dict(_flat(yaml.safe_load(text) or {}))  # identities leave defaults out, the file does not
             values.append(json.dumps(options.get(option, resolved.get(name, "the default"))))
         return f"{name} was {values[0]}, now {values[1]}"
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """A lock that the system takes back however this process ends."""
-    with (root / ".lock").open("a+") as file:
-        _lock(file, root)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-
-
-def _lock(file: TextIO, root: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise UserError(
-            f"run.dir: {root} is in use by {file.read() or 'another process'}; wait for it, or choose another run.dir"
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            raise
-        _LOG.warning("%s: its file system has no locks: take care that no other run uses it", root)
 
 
 def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -58,13 +58,19 @@ def tasks_per_node(text: str) -> list[int]:
 
 def preempted() -> bool:
     """Whether SLURM is taking this job's place for another one; it then requeues the job by itself."""
-    time = re.search(r"\bPreemptTime=(\S+)", _scontrol("show", "job", os.environ["SLURM_JOB_ID"]))
+    time = re.search(r"\bPreemptTime=(\S+)", _scontrol("show", "job", _this_job()))
     return time is not None and time[1] not in ("None", "N/A", "Unknown")
 
 
 def requeue() -> None:
     """Put this job back into the queue: it will start again with the same command. UserError if SLURM refuses."""
-    _scontrol("requeue", os.environ["SLURM_JOB_ID"])
+    _scontrol("requeue", _this_job())
+
+
+def _this_job() -> str:
+    """As SLURM names it. An array's last task has the number of the array, which alone would mean all of its tasks."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
 
 
 def _scontrol(*arguments: str) -> str:

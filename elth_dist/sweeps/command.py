@@ -1,17 +1,21 @@
 """The command line of a sweep: `python launch/sweep.py FILE [submit|status|cancel|results] ...`."""
 
 import argparse
+import contextlib
+import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from elth_dist.config import read_overrides
 from elth_dist.errors import UserError
+from elth_dist.runtime.files import reason
 from elth_dist.sweeps.folder import SweepFolder
-from elth_dist.sweeps.options import Needs
+from elth_dist.sweeps.options import Needs, said_by_the_file
 from elth_dist.sweeps.plan import Sweep, plan_sweep
 
 _ACTIONS = ("submit", "status", "cancel", "results")
@@ -31,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"elth_dist: error: {error}", file=sys.stderr, flush=True)
         return 2
+    except OSError as error:
+        print(f"elth_dist: error: {error.filename or 'a file'}: {reason(error)}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--retry-failed", action="store_true", help="do failed jobs again, and what they blocked")
     parser.add_argument("--max-parallel", type=_positive, help="slurm: jobs of an array that run at once")
     parser.add_argument("--workers", type=_positive, help="local: jobs at once; default one a GPU, or by needs.cpus")
-    parser.add_argument("--images-per-second", type=float, help="of one GPU, for the prediction of GPU-hours")
+    parser.add_argument("--images-per-second", type=_rate, help="of one GPU, for the prediction of GPU-hours")
     parser.add_argument("--once", action="store_true", help="status: show the table once, also on a terminal")
     needs = parser.add_argument_group("what a training asks of the cluster, over the file's `needs`")
     for name in _NEEDS:
@@ -78,9 +87,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return rate
+
+
 def _run(arguments: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(_with_action(arguments))
     overrides = read_overrides(rest)
+    for name, saying in said_by_the_file(overrides).items():
+        raise UserError(f"--{name}: {saying}, which the sweep file says")
     folder = SweepFolder(options.dir or Path("runs/sweeps", options.file.stem))
     sweep = plan_sweep(options.file, folder.root, overrides)
     needs = _needs(sweep, {name: getattr(options, name) for name in _NEEDS if getattr(options, name) is not None})
@@ -90,11 +111,17 @@ def _run(arguments: Sequence[str]) -> int:
         case "status":
             return _status(sweep, folder, follow=not options.once)
         case "cancel":
-            return _cancel(sweep, folder)
+            with folder.held() if folder.root.exists() else contextlib.nullcontext():
+                return _cancel(sweep, folder)
         case "results":
             return _results(sweep, folder)
         case _:
-            return _submit(sweep, folder, needs, options)
+            if options.cluster is None:
+                raise UserError("--cluster: is required; valid are slurm, local, debug")
+            where = _where(options, needs)
+            _check(sweep, where, options.cluster)
+            with folder.held():
+                return _submit(sweep, folder, needs, where, options)
 
 
 def _needs(sweep: Sweep, given: dict[str, str]) -> Needs:
@@ -103,7 +130,9 @@ def _needs(sweep: Sweep, given: dict[str, str]) -> Needs:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"--{first['loc'][0]}: {message}, got {first['input']!r}") from None
+        raise UserError(
+            f"--{first['loc'][0]}: {message}, got {first['input']!r}" if first["loc"] else message
+        ) from None
 
 
 def _dry_run(sweep: Sweep, folder: SweepFolder, given: float | None) -> int:
@@ -130,14 +159,15 @@ def _status(sweep: Sweep, folder: SweepFolder, *, follow: bool) -> int:
 
 
 def _cancel(sweep: Sweep, folder: SweepFolder) -> int:
-    from elth_dist.sweeps.states import states
+    from elth_dist.sweeps.states import slurm_queue, states
     from elth_dist.sweeps.submit import cancel
 
     found, records = states(sweep, folder, verify=False), folder.records()
+    queue = slurm_queue(folder, records)  # also of jobs that the sweep no longer has
     chosen = {
-        name: records[name]
-        for name, state in found.items()
-        if state in ("queued", "running", "blocked") and name in records and records[name].slurm
+        name: record
+        for name, record in records.items()
+        if record.slurm and (record.slurm in queue or found.get(name) == "blocked")
     }
     cancel(folder, chosen)
     print(f"cancelled {len(chosen)} jobs; what is finished stays, and a new submission continues from there")
@@ -146,18 +176,22 @@ def _cancel(sweep: Sweep, folder: SweepFolder) -> int:
 
 def _results(sweep: Sweep, folder: SweepFolder) -> int:
     from elth_dist.sweeps.results import write_results
-    from elth_dist.sweeps.states import states
 
-    found = states(sweep, folder, verify=False)
-    write_results(sweep, folder, [name for name, state in found.items() if state == "done"])
+    write_results(sweep, folder, [name for name in sweep.jobs if folder.job(name).result.exists()])
     return 0
 
 
-def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, options: argparse.Namespace) -> int:
+def _check(sweep: Sweep, where: "_Where", cluster: str) -> None:
+    """Find mistakes before anything is queued. UserError."""
+    from elth_dist.train import check
+
+    for config in {id(job.config): job.config for job in sweep.jobs.values()}.values():
+        check(config, 0, where.ranks, elsewhere=cluster == "slurm")
+
+
+def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, where: "_Where", options: argparse.Namespace) -> int:
     from elth_dist.sweeps.states import states
 
-    if options.cluster is None:
-        raise UserError("--cluster: is required; valid are slurm, local, debug")
     found = states(sweep, folder, verify=True)
     wanted = {"open", "failed", "blocked"} if options.retry_failed else {"open"}
     todo = [name for name, state in found.items() if state in wanted]
@@ -180,23 +214,45 @@ def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, options: argparse.N
     elsewhere = [name for name in todo if name not in ready]
     if elsewhere:
         print(f"{len(elsewhere)} of them wait for jobs that are queued or running elsewhere", flush=True)
-    if not _here(sweep, folder, [name for name in todo if name in ready], needs, options) or failed or elsewhere:
+    if (
+        not _here(sweep, folder, [name for name in todo if name in ready], where, options.cluster)
+        or failed
+        or elsewhere
+    ):
         return 1
     return _results(sweep, folder)
 
 
-def _here(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], needs: Needs, options: argparse.Namespace) -> bool:
-    from elth_dist.sweeps.local import LocalPool, run_in_process
+class _Where(NamedTuple):
+    """What a job has at its disposal."""
 
-    if options.cluster == "debug":
-        return run_in_process(sweep, folder, todo)
+    ranks: int
+    gpus: int = 0  # local: of each job
+    workers: int = 1  # local: jobs at once
+
+
+def _where(options: argparse.Namespace, needs: Needs) -> _Where:
+    match options.cluster:
+        case "slurm":
+            return _Where(needs.nodes * needs.tasks_per_node)
+        case "debug":
+            return _Where(1)
     import torch
 
     gpus = torch.cuda.device_count()
-    each = int(options.gpus or 1) if gpus else 0  # a job has one GPU here, unless the command line says more
+    each = min(1, gpus) if options.gpus is None else int(options.gpus)
+    if each > gpus:
+        raise UserError(f"--gpus: {each} for each job, but this machine has {gpus}")
     room = gpus // each if each else max(1, (os.cpu_count() or 1) // needs.cpus)
     workers = options.workers or room
     if each and workers > room:
         raise UserError(f"--workers: {workers} jobs of {each} GPU(s) do not fit on {gpus}")
-    ranks = each or int(options.tasks or 1)
-    return LocalPool(sweep, folder, workers=workers, gpus=each, ranks=ranks).run(todo)
+    return _Where(each or int(options.tasks or 1), each, workers)
+
+
+def _here(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], where: _Where, cluster: str) -> bool:
+    from elth_dist.sweeps.local import LocalPool, run_in_process
+
+    if cluster == "debug":
+        return run_in_process(sweep, folder, todo)
+    return LocalPool(sweep, folder, workers=where.workers, gpus=where.gpus, ranks=where.ranks).run(todo)

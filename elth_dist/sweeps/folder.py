@@ -9,13 +9,15 @@ results.md|csv|png  the closing table and figure
 digits/             the embedded digits as JPEG folders, if the sweep uses them
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elth_dist.errors import UserError
-from elth_dist.runtime.files import make_folder, write_atomically
+from elth_dist.runtime.files import held, make_folder, write_atomically
 
 if TYPE_CHECKING:
     from elth_dist.runtime.run_directory import JobFolder, RunDirectory
@@ -89,6 +91,13 @@ class SweepFolder:
     @property
     def _records(self) -> Path:
         return self.root / "submitted.json"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else sends or takes back jobs meanwhile. UserError if somebody does."""
+        make_folder(self.root)
+        with held(self.root / ".lock", f"--dir: {self.root}"):
+            yield
 
     def records(self) -> dict[str, Record]:
         """Where jobs were sent, by name. UserError if the file is damaged."""

@@ -118,6 +118,8 @@ class LocalPool:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
             devices = visible.split(",") if visible else [str(number) for number in range(self._workers * self._gpus)]
             common["CUDA_VISIBLE_DEVICES"] = ",".join(devices[slot * self._gpus : (slot + 1) * self._gpus])
+        else:
+            common["CUDA_VISIBLE_DEVICES"] = ""
         processes = []
         with folder.output(name).open("ab") as log:
             for rank in range(ranks):

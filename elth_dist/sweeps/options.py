@@ -1,6 +1,7 @@
 """What a sweep file says: sources, targets, methods and seeds, and what the jobs ask of a cluster. No torch here."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -50,6 +51,14 @@ class Needs(Options):
         default=(), description="shell lines before a job: modules, NCCL and network settings"
     )
 
+    @model_validator(mode="after")
+    def _has_time_to_work(self) -> Self:
+        if self.notice + 10 > 60 * self.time:
+            raise ValueError(
+                f"notice {self.notice} s leaves no time to work: the limit, time, is {60 * self.time} s; lower notice"
+            )
+        return self
+
     @property
     def tasks_per_node(self) -> int:
         """Processes on each node."""
@@ -60,6 +69,28 @@ class Needs(Options):
         """What a job asks for that trains nothing."""
         few = {"nodes": 1, "gpus": min(1, self.gpus), "tasks": None, "memory": None}
         return self.model_copy(update=few)
+
+
+def said_by_the_file(overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Of sections of options, those that would not be heard: their names, and what of a sweep file says them."""
+    places = {
+        "seed": "is for seeds to say",
+        "data_seed": "is for data_seeds to say",
+        "model.arch": "is for sources to say",
+        "method.name": "is for methods to say",
+        "run.dir": "is for --dir to say",
+        "run.name": "is for the file's name to say",
+    }
+
+    def given(name: str) -> bool:
+        found: Any = overrides
+        for part in name.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                return False
+            found = found[part]
+        return True
+
+    return {name: saying for name, saying in places.items() if given(name)}
 
 
 class Experiment(Options):
@@ -85,8 +116,10 @@ class Experiment(Options):
     def _targets_differ(self) -> Self:
         if len(set(self.sources)) < len(self.sources) or len(set(self.targets)) < len(self.targets):
             raise ValueError("sources and targets name each network once")
-        if "arch" in self.overrides.get("model", {}) or "seed" in self.overrides or "method" in self.overrides:
-            raise ValueError("overrides: model.arch, method and seed are what sources, methods and seeds say")
+        for name, saying in said_by_the_file(self.overrides).items():
+            raise ValueError(f"overrides.{name}: {saying}")
+        if "method" in self.overrides:
+            raise ValueError("overrides.method: is for methods to say")
         return self
 
 
@@ -103,3 +136,9 @@ class SweepOptions(Options):
         default={}, description="training speed of one GPU by network, for predictions; measured ones take precedence"
     )
     needs: Needs = Needs()
+
+    @model_validator(mode="after")
+    def _overrides_are_heard(self) -> Self:
+        for name, saying in said_by_the_file(self.overrides).items():
+            raise ValueError(f"overrides.{name}: {saying}")
+        return self

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elth_dist.errors import UserError
-from elth_dist.jobs.options import PretrainJob
+from elth_dist.jobs.options import DynamicJob, PretrainJob
 from elth_dist.reporting.metrics_file import read
 from elth_dist.sweeps.folder import Record, SweepFolder
 from elth_dist.sweeps.plan import Sweep, SweepJob
@@ -19,8 +19,13 @@ from elth_dist.sweeps.plan import Sweep, SweepJob
 State = Literal["done", "running", "queued", "failed", "blocked", "open"]
 
 
-def slurm_states() -> dict[str, str]:
-    """What the queue says of this user's jobs: number -> PENDING, RUNNING, ... UserError if it cannot be asked."""
+def slurm_queue(folder: SweepFolder, records: Mapping[str, Record]) -> dict[str, str]:
+    """What SLURM says of this user's jobs: number -> PENDING, RUNNING, ... UserError if it cannot be asked.
+
+    Not asked, and empty, where all that was sent has come back: a finished sweep needs no cluster.
+    """
+    if not any(record.slurm and not folder.job(name).result.exists() for name, record in records.items()):
+        return {}
     command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
@@ -40,7 +45,7 @@ def states(sweep: Sweep, folder: SweepFolder, *, verify: bool) -> dict[str, Stat
         verify: read every file of every finished job, as before a submission; else trust what results say.
     """
     records = folder.records()
-    queue = slurm_states() if any(record.slurm for record in records.values()) else {}
+    queue = slurm_queue(folder, records)
     found: dict[str, State] = {}
     for name, job in sweep.jobs.items():
         found[name] = _state(job, folder, records.get(name), queue, found, verify=verify)
@@ -65,7 +70,7 @@ def _state(
         return "running"
     if any(before[name] in ("failed", "blocked") for name in job.inputs):
         return "blocked"
-    if record is not None and (record.slurm is not None or record.failed):
+    if record is not None and (record.slurm is not None or record.failed) and not result.result.exists():
         return "failed"  # sent to SLURM, in the queue no more, and without a result
     return "open"
 
@@ -95,7 +100,8 @@ def progress(job: SweepJob, folder: SweepFolder) -> Progress | None:
     """From what a running job has reported; None if it has not yet."""
     directory = folder.logs(job.name)
     metrics = directory / "metrics.jsonl"
-    setting = getattr(job.job.options, "setting", None)
+    options = job.job.options
+    setting = getattr(options, "setting", None)
     if setting is None or not metrics.exists():
         return None
     rows = read(metrics)
@@ -105,8 +111,10 @@ def progress(job: SweepJob, folder: SweepFolder) -> Progress | None:
     first, last = logged[0], logged[-1]
     per_epoch = last["step"] / last["epoch"]
     end = setting.train.epochs * per_epoch
-    if isinstance(job.job.options, PretrainJob):
-        end = job.job.options.rewind.iterations(round(per_epoch))
+    if isinstance(options, PretrainJob):
+        end = options.rewind.iterations(round(per_epoch))
+    if isinstance(options, DynamicJob):
+        end *= options.update.multiplier
     speeds = [row["time/images_per_second"] for row in logged[-5:] if "time/images_per_second" in row]
     left = None
     if speeds:

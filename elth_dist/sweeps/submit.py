@@ -21,7 +21,9 @@ _LONGEST_ARRAY = 500
 _THREADS = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
 
 #: A signal that comes while python starts waits for the training: it would end the task, and so the job for good.
-_PYTHON = f"env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 {shlex.quote(sys.executable)}"
+#: (An `env` of coreutils before 8.31 cannot hold signals back; there such a one ends the job.)
+_HOLD = "HOLD='env --block-signal=TERM --block-signal=USR1 --block-signal=USR2'; $HOLD true 2>/dev/null || HOLD="
+_PYTHON = f"$HOLD {shlex.quote(sys.executable)}"
 
 
 def submit(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], needs: Needs, max_parallel: int | None) -> None:
@@ -111,7 +113,7 @@ def _send(
         "slurm_constraint": needs.constraint,
         "slurm_signal_delay_s": needs.notice,
         "slurm_array_parallelism": max_parallel or len(jobs),
-        "slurm_setup": [_THREADS, *needs.setup, path],
+        "slurm_setup": [_THREADS, _HOLD, *needs.setup, path],
         # a rank that fails ends the others; and since SLURM 22.05 srun must be told the CPUs again
         "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={needs.cpus}"],
         "slurm_stderr_to_stdout": True,
@@ -124,7 +126,12 @@ def _send(
             executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
             with executor.batch():
                 sent = [executor.submit(run_in_slurm, str(folder.root), job.name) for job in jobs]
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, RuntimeError) as error:
+    except (
+        submitit.core.utils.FailedJobError,
+        submitit.core.utils.FailedSubmissionError,
+        RuntimeError,
+        OSError,
+    ) as error:
         raise UserError(f"sbatch: {error}") from None
     return [one.job_id for one in sent]
 

@@ -64,7 +64,7 @@ def _leave_to_slurm(rank: int, received: list[str]) -> None:
     """
     if rank == 0:
         if preempted():
-            print("preempted: saved; SLURM puts the job back into the queue", flush=True)
+            print(f"preempted ({', '.join(received)}): saved; SLURM puts the job back into the queue", flush=True)
         elif received == ["SIGTERM"]:
             print("asked to end by SLURM: saved", flush=True)
         else:

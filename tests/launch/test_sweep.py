@@ -1,8 +1,10 @@
 """`python launch/sweep.py` as a user calls it, on this machine."""
 
 import csv
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from elth_dist.sweeps.command import main
+from elth_dist.sweeps.folder import SweepFolder
 from elth_dist.sweeps.plan import plan_sweep
 from tests.helpers.ranks import REPOSITORY
 
@@ -96,6 +99,43 @@ def test_same_jobs_in_processes_give_the_same_bits(finished: tuple[Path, Path], 
         assert product.read_bytes() == (folder / product.relative_to(tmp_path / "out")).read_bytes(), product
 
 
+def test_finished_sweep_needs_no_slurm_any_more(
+    finished: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a job is done, it does not matter where; damage to it is repaired like that of any other."""
+    path, folder = finished
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    sent = {name: {"log": "gone", "slurm": str(number)} for number, name in enumerate(plan_sweep(path, out).jobs)}
+    (out / "submitted.json").write_text(json.dumps(sent))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no squeue
+    for action in ("status", "results"):
+        assert main([str(path), action, "--dir", str(out)]) == 0
+    trained = min(out.glob("jobs/train-*/trained.safetensors"))
+    trained.write_bytes(trained.read_bytes()[:-1])
+    capfd.readouterr()
+    assert main([str(path), "--cluster", "debug", "--dir", str(out)]) == 0
+    assert "7 jobs: 6 done, 1 to do" in capfd.readouterr().out
+    assert trained.read_bytes() == (folder / trained.relative_to(out)).read_bytes()
+
+
+def test_two_commands_at_once_are_one_too_many(finished: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    path, folder = finished
+    with SweepFolder(folder).held():
+        for words in (["cancel"], ["--cluster", "debug"]):
+            assert main([str(path), *words, "--dir", str(folder)]) == 2
+            assert f"is in use by process {os.getpid()} on " in capfd.readouterr().err
+        assert main([str(path), "status", "--once", "--dir", str(folder)]) == 0
+
+
+def test_folder_that_is_a_file_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = sweep_file(tmp_path)
+    for words in (["status"], ["--cluster", "debug"], ["cancel"]):
+        assert main([str(path), *words, "--dir", str(path)]) == 2
+        [line] = capfd.readouterr().err.splitlines()
+        assert line.startswith(f"elth_dist: error: {path}")
+
+
 def test_interrupt_saves_all_jobs_and_the_next_call_continues(finished: tuple[Path, Path], tmp_path: Path) -> None:
     path, folder = finished
     out = tmp_path / "out"
@@ -162,6 +202,13 @@ def test_dry_run_shows_tree_costs_and_saving_and_writes_nothing(
         (["--cluster", "debug", "--train.epoch", "3"], "--train.epoch: no such option; did you mean --train.epochs?"),
         (["--cluster", "slurm", "--time", "never"], "--time: 'never' is no time"),
         (["--cluster", "local", "--workers", "0"], "'0' is no number of at least 1"),
+        (["--cluster", "local", "--gpus", "64"], "--gpus: 64 for each job, but this machine has"),
+        (["--dry-run", "--images-per-second", "0"], "'0' is no number above 0"),
+        (["--cluster", "debug", "--seed", "5"], "--seed: is for seeds to say, which the sweep file says"),
+        (["--cluster", "debug", "--model.arch", "resnet8_cifar"], "--model.arch: is for sources to say"),
+        (["--cluster", "slurm", "--tasks", "7"], "train.global_batch: 120 cannot be shared by 7 rank(s)"),
+        (["--cluster", "slurm", "--data.name", "cifar10"], "data.root: 'cifar10' needs the folder of the dataset"),
+        (["--cluster", "slurm", "--time", "3"], "notice 180 s leaves no time to work"),
     ],
     ids=str,
 )

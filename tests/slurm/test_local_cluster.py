@@ -41,6 +41,15 @@ def test_stop_leaves_nothing_behind_and_another_cluster_alone(cluster: Path, tmp
     finally:
         subprocess.run([SCRIPT, "stop"], env=own, check=True, timeout=120)
     assert not folder.exists()
+    folder.mkdir()  # somebody's own
+    try:
+        for word, says in (("start", "set ELTH_SLURM_FOLDER"), ("stop", "nothing is touched")):
+            refused = subprocess.run([SCRIPT, word], env=own, capture_output=True, text=True, timeout=60)
+            assert refused.returncode == 1
+            assert says in refused.stderr
+            assert folder.is_dir()
+    finally:
+        folder.rmdir()
     assert processes_with(str(folder)) == []
     shown = subprocess.run(["sinfo", "--noheader", "--format=%D"], capture_output=True, text=True, check=True).stdout
     assert set(shown.split()) == {"2"}, "the tests' own cluster goes on"

@@ -144,8 +144,11 @@ def test_job_is_found_again_from_its_written_configuration(tmp_path: Path) -> No
             "experiments.0: method.transfers.0",
         ),
         ({"overrides": {"train": {"epoch": 2}}}, "train.epoch: no such option; did you mean train.epochs?"),
-        ({"experiments": [{"sources": ["vgg16"], "overrides": {"seed": 3}}]}, "overrides: model.arch, method and seed"),
+        ({"experiments": [{"sources": ["vgg16"], "overrides": {"seed": 3}}]}, "overrides.seed: is for seeds to say"),
+        ({"experiments": [{"sources": ["vgg16"], "overrides": {"method": {}}}]}, "overrides.method: is for methods"),
+        ({"overrides": {"model": {"arch": "vgg16"}}}, "overrides.model.arch: is for sources to say"),
         ({"needs": {"time": "a day"}}, "needs.time: 'a day' is no time"),
+        ({"needs": {"time": 2, "notice": 120}}, "notice 120 s leaves no time to work: the limit, time, is 120 s"),
     ],
     ids=str,
 )
@@ -160,4 +163,19 @@ def test_mistake_is_one_line_that_names_file_and_option(tmp_path: Path, changes:
     ("text", "minutes"), [("90", 90), ("1:30", 2), (90, 90), ("1:30:00", 90), ("0:00:30", 1), ("1-12:00:00", 2160)]
 )
 def test_times_are_slurms(text: Any, minutes: int) -> None:
-    assert Needs(time=text).time == minutes
+    assert Needs(time=text, notice=10).time == minutes
+
+
+def test_a_key_that_yaml_does_not_read_as_a_name_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(yaml.safe_dump(BASE) + "on: {gpus: 0}\n")
+    with pytest.raises(UserError, match=r"keys\.yaml: True is no name of a section of options"):
+        plan_sweep(path, tmp_path / "out")
+
+
+def test_times_need_no_quotes(tmp_path: Path) -> None:
+    """In YAML 1.1, 4:00:00 is a number of base 60."""
+    path = tmp_path / "times.yaml"
+    path.write_text(yaml.safe_dump(BASE) + "needs: {time: 4:00:00, notice: 60, memory: 1.5e+1}\n")
+    needs = plan_sweep(path, tmp_path / "out").options.needs
+    assert (needs.time, needs.notice, needs.memory) == (240, 60, 15.0)
