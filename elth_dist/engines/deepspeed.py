@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class DeepSpeedEngine:
         numerics.apply()
 
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
-        deepspeed = _import_deepspeed(self._ranks)
+        deepspeed = _import_deepspeed(self._ranks, timedelta(minutes=self._options.timeout_minutes))
         model = model.to(self._ranks.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         if self._numerics.sync_bn:
             model = synchronised(model, self._ranks)
@@ -80,6 +81,7 @@ class DeepSpeedEngine:
                 "reduce_bucket_size": int(self._options.bucket_mib * 2**20) // 4,
                 **user.get("zero_optimization", {}),
                 "stage": self._options.zero_stage,
+                "memory_efficient_linear": False,  # stage 3 would replace torch's own, for the rest of the process
             },
             "torch_autocast": {
                 "lower_precision_safe_modules": [],  # what would be sent over ranks in the lower precision
@@ -210,7 +212,11 @@ class DeepSpeedEngine:
         return {name: getattr(self._loss_scaler, name) for name in ("cur_scale", "cur_iter", "last_overflow_iter")}
 
     def close(self) -> None:
+        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
         self._engine.destroy()
+        # stage 3 leaves the root module there, and with it all of its shards, until the process ends
+        FWD_MODULE_STACK[:] = [module for module in FWD_MODULE_STACK if module is not self._model]
         del self._engine, self._base, self._sharded, self._model
 
 
@@ -221,14 +227,17 @@ def _said(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _import_deepspeed(ranks: Ranks) -> Any:
+def _import_deepspeed(ranks: Ranks, timeout: timedelta) -> Any:
     """DeepSpeed, kept quiet, on the device and in the process group that we have."""
     os.environ["DS_ACCELERATOR"] = ranks.device.type
     os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))
     ranks.require_group()
     import deepspeed
     from deepspeed.runtime import torch_autocast
+    from deepspeed.utils import groups
 
+    if groups._WORLD_GROUP is None:  # it would make its own, with the patience of torch
+        groups._WORLD_GROUP = torch.distributed.new_group(timeout=timeout)
     logger = logging.getLogger("DeepSpeed")
     logger.handlers.clear()  # it writes to stdout, from every rank
     logger.propagate = True

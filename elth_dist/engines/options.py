@@ -16,11 +16,30 @@ _TUNABLE = (
     "zero_optimization",
     "torch_autocast",
     "communication_data_type",
-    "prescale_gradients",
-    "gradient_predivide_factor",
     "comms_logger",
     "flops_profiler",
     "wall_clock_breakdown",
+)
+
+#: What it may say of how ZeRO works: sizes and schedules. Others would move the shards' places, leave out the test for
+#: gradients that are not finite, or compute something else.
+_TUNABLE_ZERO = (
+    "stage",
+    "offload_optimizer",
+    "offload_param",
+    "contiguous_gradients",
+    "reduce_scatter",
+    "reduce_bucket_size",
+    "allgather_partitions",
+    "allgather_bucket_size",
+    "overlap_comm",
+    "sub_group_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_module_granularity_threshold",
+    "log_trace_cache_warnings",
 )
 
 
@@ -114,6 +133,14 @@ class EngineOptions(Options):
             raise UserError(
                 "train.compile: not with engine.zero_stage 3, which gathers weights layer by layer; "
                 "valid here: false, or engine.zero_stage 0, 1 or 2"
+            )
+        for name in ("zero_optimization", "torch_autocast"):
+            if not isinstance(section := self.deepspeed_options.get(name, {}), dict):
+                raise UserError(f"engine.deepspeed_config: {name} is {section!r}, not an object")
+        if unknown := sorted(self.deepspeed_options.get("zero_optimization", {}).keys() - set(_TUNABLE_ZERO)):
+            raise UserError(
+                f"engine.deepspeed_config: zero_optimization.{unknown[0]} is not for it to say; valid in there are "
+                f"{', '.join(_TUNABLE_ZERO)}"
             )
         for name, value in _flat(self.deepspeed_options):
             if value == "auto":

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from elth_dist.engines.shards import ShardedOptimizer
@@ -15,9 +14,8 @@ from elth_dist.sparsity.updates.weights import MaskedWeights
 class ShardedWeights(MaskedWeights):
     """Masked weights of which each rank holds stretches; a layer at a time is made whole where an update needs it.
 
-    Selection is on the stretches, without a gather. Under stages 1 and 2 every rank holds a whole copy to compute with
-    beside the masters: DPF masks that one, and the optimizer's step makes it anew. Under stage 3 both are the same
-    memory: the stretches on this rank are swapped.
+    Selection is on the stretches, without a gather. What the network computes with is a copy of the masters, whole on
+    every rank (stages 1 and 2) or shared out too (stage 3): DPF masks that one, and the optimizer's step makes it anew.
 
     `loss_scale` is what gradients are multiplied with at the time of asking.
     """
@@ -51,25 +49,20 @@ class ShardedWeights(MaskedWeights):
         return prune_by(masks, kept, on_shards)
 
     def _multipliers_of(self, masks: Masks) -> list[Tensor]:
-        if self._sharded.computes_with_masters:
-            return self._sharded.flat({self._parameters[name]: mask for name, mask in masks.items()})
-        self._sharded.publish()  # no step need have been since other masks were on the copy
-        return [torch.empty_like(p).copy_(masks[name]) for name, p in self._parameters.items()]
+        self._sharded.publish()  # no step need have been since other masks were on the copies
+        return self._sharded.multipliers(self._by_parameter(masks))
 
     def _swap_in(self) -> tuple[list[Tensor], list[Tensor]]:
-        if not self._sharded.computes_with_masters:
-            copies: list[Tensor] = list(self._parameters.values())
-            torch._foreach_mul_(copies, self._multipliers)
-            return [], []
-        partitions = list(self._sharded.partitions)
-        dense = [partition.detach().clone() for partition in partitions]
-        for partition, kept in zip(partitions, self._multipliers, strict=True):
-            partition.mul_(kept)
-        self._sharded.publish()
-        return partitions, dense
+        self._sharded.multiply(self._parameters.values(), self._multipliers)
+        return [], []
 
     def _computed_not_zero(self) -> list[str]:
-        if self._computing is None or not self._sharded.computes_with_masters:
-            return super()._computed_not_zero()
-        wrong = self._sharded.wrong(self._sharded.partitions, self._multipliers, self._names)
+        """The copies that the network computes with are others than the masters: masks must have reached them too."""
+        masks = self._computing or self._installed
+        if masks is None:
+            return []
+        if not self._sharded.shares_weights:
+            return masks.check_zero(self._parameters)
+        copies = self._sharded.computed_with([])
+        wrong = self._sharded.wrong(copies, self._sharded.flat(self._by_parameter(masks)), self._names)
         return [self._names[parameter] for parameter in wrong]

@@ -4,7 +4,7 @@ This file and deepspeed.py are all that knows DeepSpeed's insides.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,24 +37,30 @@ class ShardedOptimizer:
     def __init__(self, base: TrainingOptimizer, zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> None:
         self._base, self._zero, self._names = base, zero, names
         self.param_groups = base.param_groups  # hyperparameters; DeepSpeed moves tensors in and out of "params"
-        # stage 3: what it gathers to compute with are the partitions themselves, all fp32
-        self.computes_with_masters = hasattr(zero, "fp32_partitioned_groups_flat")
-        self._stretches = list(
-            self._stretches_of_stage_3(rank) if self.computes_with_masters else self._stretches_of_1_2()
-        )
+        self.shares_weights = hasattr(zero, "fp32_partitioned_groups_flat")  # stage 3
+        self._stretches = list(self._stretches_of_stage_3(rank) if self.shares_weights else self._stretches_of_1_2())
         self._masks: Mapping[nn.Parameter, Tensor] = {}
         self._kept: list[Tensor] = []  # of each partition: bool, False where pruned
+        self._check_layout()
         with self._every_partition_in_its_group():
             base.restart()
+
+    @torch.no_grad()
+    def _check_layout(self) -> None:
+        """Each stretch of the partitions holds what its place in the parameter does: else masks would go astray."""
+        same = []
+        for parameter, start, length, index, offset in self._stretches:
+            here: Any = parameter
+            own = here.ds_tensor[:length] if self.shares_weights else here.view(-1)[start : start + length]
+            same.append(torch.equal(own, self.partitions[index][offset : offset + length]))
+        assert all(same), "DeepSpeed lays out its partitions in another way than this version of elth_dist knows"
 
     @property
     def partitions(self) -> Sequence[Tensor]:
         """This rank's flat fp32 master weights, with padding at the ends of some."""
         zero = self._zero
         found: Sequence[Tensor]
-        found = (
-            zero.fp32_partitioned_groups_flat if self.computes_with_masters else zero.single_partition_of_fp32_groups
-        )
+        found = zero.fp32_partitioned_groups_flat if self.shares_weights else zero.single_partition_of_fp32_groups
         return found
 
     @property
@@ -143,11 +149,7 @@ class ShardedOptimizer:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
         zero = self._zero
-        norm = (
-            combine_grad_norm_groups(zero._get_norm_groups())
-            if self.computes_with_masters
-            else zero.scaled_global_norm()
-        )
+        norm = combine_grad_norm_groups(zero._get_norm_groups()) if self.shares_weights else zero.scaled_global_norm()
         return norm.float(), torch.isfinite(norm)
 
     @torch.no_grad()
@@ -171,9 +173,7 @@ class ShardedOptimizer:
         found: Tensor
         # not safe_get_full_grad: in stage 1 it may find a `grad` that is this rank's alone
         found = (
-            self._zero.get_fp32_grad_for_param(parameter)
-            if self.computes_with_masters
-            else parameter.get_full_hp_grad()  # type: ignore[attr-defined]
+            self._zero.get_fp32_grad_for_param(parameter) if self.shares_weights else parameter.get_full_hp_grad()  # type: ignore[attr-defined]
         )
         return found
 
@@ -181,7 +181,7 @@ class ShardedOptimizer:
     def publish(self) -> None:
         """Make the weights to compute with those of the partitions, after these were written to. Collective."""
         zero = self._zero
-        if not self.computes_with_masters:
+        if not self.shares_weights:
             zero.update_lp_params()
             return
         zero._partition_all_parameters()
@@ -189,6 +189,41 @@ class ShardedOptimizer:
             zero._reassign_or_swap_out_partitioned_parameters(index)
         if zero.persistent_parameters:  # small ones that every rank keeps whole
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+        self._settle()
+
+    def computed_with(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+        """What the network computes with on this rank, apart from the masters.
+
+        Stages 1 and 2: the parameters. Stage 3: flat partitions like `partitions`, and those parameters that every rank
+        keeps whole.
+        """
+        if not self.shares_weights:
+            return [parameter.detach() for parameter in parameters]
+        flat: list[Tensor] = list(self._zero.fp16_partitioned_groups_flat)
+        apart = all(a.data_ptr() != b.data_ptr() for a, b in zip(flat, self.partitions, strict=True))
+        assert apart, "this DeepSpeed computes with the masters themselves: masking copies alone is impossible"
+        return flat + [parameter.data for parameter in parameters if self._is_kept_whole(parameter)]
+
+    def multipliers(self, masks: Mapping[nn.Parameter, Tensor]) -> list[Tensor]:
+        """Masks as factors 0 and 1 of `computed_with(masks)`."""
+        if not self.shares_weights:
+            return [torch.empty_like(parameter).copy_(mask) for parameter, mask in masks.items()]
+        whole = [mask.to(p.device, torch.float32) for p, mask in masks.items() if self._is_kept_whole(p)]
+        return [kept.float() for kept in self.flat(masks)] + whole
+
+    @torch.no_grad()
+    def multiply(self, parameters: Iterable[nn.Parameter], multipliers: list[Tensor]) -> None:
+        """Mask what the network computes with; the next publish() or step makes it anew from the masters."""
+        torch._foreach_mul_(self.computed_with(parameters), multipliers)
+        self._settle()
+
+    def _is_kept_whole(self, parameter: nn.Parameter) -> bool:
+        return any(parameter is other for other in self._zero.persistent_parameters)
+
+    def _settle(self) -> None:
+        """Stage 3 gathers on a stream of its own, which does not wait for the one that has just written."""
+        if self.shares_weights and self.partitions[0].is_cuda:
+            torch.cuda.current_stream().synchronize()
 
     def _stretches_of_1_2(self) -> Iterator[Stretch]:
         for index, group in enumerate(self._zero.bit16_groups):
@@ -212,7 +247,7 @@ class ShardedOptimizer:
     @contextlib.contextmanager
     def _every_partition_in_its_group(self) -> Iterator[None]:
         """Stage 3 keeps `param_groups` without parameters, but for one partition at a time during a step."""
-        if not self.computes_with_masters:
+        if not self.shares_weights:
             yield
             return
         self._zero._set_fp32_optimizer_param_groups()

@@ -146,7 +146,7 @@ class _Training:
         self._engine.close()
 
     def train_one_step(self) -> None:
-        """One optimizer step on one global batch. Nothing here waits for the device."""
+        """One optimizer step on one global batch. Nothing here waits for the device, but DeepSpeed's own steps do."""
         options, engine = self._options, self._engine
         self._learning_rate = learning_rate(
             self.step,

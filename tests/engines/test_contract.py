@@ -4,6 +4,8 @@ Starting ranks costs more than what they do here, so that all checks of an engin
 ranks; each test then looks at its part of what came back.
 """
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,10 +274,23 @@ def lower_precision(ranks: Ranks, options: dict[str, Any], precision: str) -> An
     return [str(logits.dtype), torch.equal(logits, exact), close, {str(t.dtype) for t in engine.weights().values()}]
 
 
+def released(ranks: Ranks, options: dict[str, Any]) -> bool:
+    """Whether close() lets go of everything, and leaves torch as it was: a run has dozens of trainings."""
+    linear = F.linear
+    engine = open_engine(ranks, options, build_model("resnet8_cifar", CLASSES, seed=1), masked=True)
+    train(engine, ranks, batches(1))
+    left = [weakref.ref(engine.model), weakref.ref(engine.optimizer), weakref.ref(next(engine.model.parameters()))]
+    engine.close()
+    del engine
+    gc.collect()
+    return F.linear is linear and all(reference() is None for reference in left)
+
+
 def contract(ranks: Ranks, options: dict[str, Any], folder: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     found: dict[str, Any] = {"selections": selections(ranks, options), "ten steps": ten_steps(ranks, options)}
     if ranks.world_size == 1:
+        found["released"] = released(ranks, options)
         found["accumulated"] = steps_on_ranks(ranks, options, 4)
         found["precision"] = {p: lower_precision(ranks, options, p)[:3] for p in ("bf16", "fp16")}
         found["types"] = [sorted(lower_precision(ranks, options, p)[3]) for p in ("bf16", "fp16")]
@@ -452,6 +467,11 @@ def test_batchnorm_statistics_are_each_ranks_own_until_averaged(engine: str, res
 
 
 @every_engine
+def test_a_closed_engine_holds_on_to_nothing(engine: str, results: Results) -> None:
+    assert results(engine, 1)[0]["released"]
+
+
+@every_engine
 def test_sync_bn_on_cpus_is_refused_in_one_line(engine: str, results: Results) -> None:
     for rank in results(engine, 2):
         assert rank["sync_bn"].startswith("train.sync_bn: needs GPUs")
@@ -465,6 +485,23 @@ def test_lower_precision_computes_in_it_and_keeps_weights_in_fp32(
     [alone] = results(engine, 1)
     assert alone["precision"][precision] == ["torch.float32", False, True]
     assert alone["types"] == [["torch.float32"], ["torch.float32"]]
+
+
+def laid_out_otherwise(ranks: Ranks) -> str:
+    """With an option that EngineOptions.check() refuses; DeepSpeed's own map of its partitions is wrong then."""
+    config = {"zero_optimization": {"round_robin_gradients": True}}
+    try:
+        open_engine(
+            ranks, {**ENGINES["zero2"], "deepspeed_config": config}, build_model("resnet8_cifar", CLASSES, seed=1)
+        )
+    except AssertionError as error:
+        return str(error)
+    return "nobody noticed"
+
+
+def test_partitions_in_another_order_are_noticed_before_a_mask_goes_astray() -> None:
+    for result in run_ranks(laid_out_otherwise, 2, timeout=120):
+        assert result.value.startswith("DeepSpeed lays out its partitions in another way")
 
 
 def compiled(ranks: Ranks, options: dict[str, Any]) -> Any:

@@ -76,6 +76,17 @@ def test_what_agrees_or_leaves_it_to_us_is_accepted() -> None:
         ({"bf16": {"enabled": True}}, "bf16.enabled is True, but False by train.precision"),
         ({"gradient_clipping": 1.0}, "gradient_clipping is 1.0, but 0 by the loop"),
         ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "offload_optimizer.device is 'cpu'"),
+        ({"zero_optimization": True}, "zero_optimization is True, not an object"),
+        (
+            {"zero_optimization": {"round_robin_gradients": True}},
+            "zero_optimization.round_robin_gradients is not for it",
+        ),
+        (
+            {"zero_optimization": {"compute_grad_norm": False}},
+            "zero_optimization.compute_grad_norm is not for it to say",
+        ),
+        ({"zero_optimization": {"cpu_offload": True}}, "zero_optimization.cpu_offload is not for it to say"),
+        ({"prescale_gradients": True}, "prescale_gradients is not for it to say"),
         ({"optimizer": {"type": "Adam"}}, "optimizer.type is not for it to say"),
         ({"scheduler": {"type": "WarmupLR"}}, "scheduler.type is not for it to say"),
     ],

@@ -110,7 +110,7 @@ class Training:
 
     def gradients(self, step: int) -> Tensor:
         """A step up to its finished gradients; returns whether they are finite."""
-        images, labels = batch(step, self.dtype)
+        images, labels = (tensor.to(self.ranks.device) for tensor in batch(step, self.dtype))
         if step == self.poisoned:
             images[0] = math.inf  # a sample of rank 0's
         share = BATCH // self.ranks.world_size
@@ -140,7 +140,9 @@ class Training:
         with self.update.computing(), torch.no_grad():
             self.update.check()
             self.engine.model.eval()
-            logits = self.engine.forward(batch(0, self.dtype)[0].to(memory_format=torch.channels_last))
+            logits = self.engine.forward(
+                batch(0, self.dtype)[0].to(self.ranks.device, memory_format=torch.channels_last)
+            )
             self.engine.model.train()
         return logits
 

@@ -44,6 +44,7 @@ class MaskedWeights(ABC):
     def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: MaskedOptimizer) -> None:
         self._parameters, self._optimizer = dict(parameters), optimizer
         self._names = {parameter: name for name, parameter in parameters.items()}
+        self._installed: Masks | None = None
         self._computing: Masks | None = None
         self._multiplied: Masks | None = None  # what these are made from
         self._multipliers: list[Tensor] = []
@@ -61,12 +62,13 @@ class MaskedWeights(ABC):
 
         Weights that come back are zero, and so is their momentum.
         """
-        self._optimizer.set_masks({self._parameters[name]: mask for name, mask in masks.items()})
+        self._optimizer.set_masks(self._by_parameter(masks))
+        self._installed = masks
 
     def check(self) -> None:
         """AssertionError, naming the tensors, unless every pruned weight and its momentum are exactly zero.
 
-        As far as this rank holds them; while `computing`, also of the weights to compute with.
+        As far as this rank holds them, and the weights to compute with as well as those that are trained.
         """
         wrong, momentum = ([self._names[weight] for weight in found] for found in self._optimizer.not_zero())
         wrong += self._computed_not_zero()
@@ -113,6 +115,9 @@ class MaskedWeights(ABC):
             if swapped:
                 with torch.no_grad():
                     torch._foreach_copy_(swapped, dense)
+
+    def _by_parameter(self, masks: Masks) -> dict[nn.Parameter, Tensor]:
+        return {self._parameters[name]: mask for name, mask in masks.items()}
 
     @abstractmethod
     def _multipliers_of(self, masks: Masks) -> list[Tensor]:
