@@ -1,5 +1,6 @@
 """A sweep file as one graph: golden plans of the shipped sweeps, shared work once, names that stay."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 from pydantic import Field, create_model
 
 from elth_dist.errors import UserError
+from elth_dist.jobs.options import DynamicJob, TransferJob
 from elth_dist.sweeps import plan as plans
 from elth_dist.sweeps.options import Needs
 from elth_dist.sweeps.plan import Sweep, plan_sweep, read_job
@@ -49,6 +51,65 @@ GOLDEN = {
 def test_golden_plan(name: str, tmp_path: Path) -> None:
     sweep = plan_sweep(SWEEPS / f"{name}.yaml", tmp_path)
     assert (kinds(sweep), len(sweep.finals)) == GOLDEN[name]
+
+
+def transfers(name: str, folder: Path) -> set[tuple[Any, ...]]:
+    """(source, target, whose mask it takes, options) of every transfer of a shipped sweep."""
+    sweep, found = plan_sweep(SWEEPS / f"{name}.yaml", folder), set()
+    for job in sweep.jobs.values():
+        if isinstance(job.job.options, TransferJob):
+            chosen = job.job.options.transfer.model_dump(exclude_defaults=True)
+            ticket = sweep.jobs[job.job.inputs["ticket"]]
+            found.add((ticket.config.model.arch, chosen.pop("to"), ticket.label, *sorted(chosen.items())))
+    return found
+
+
+def pairs(architectures: list[str]) -> list[tuple[str, str]]:
+    return list(itertools.permutations(architectures, 2))
+
+
+def test_depths_are_figure_6(tmp_path: Path) -> None:
+    nets = [f"resnet{depth}_cifar" for depth in (14, 20, 32, 44, 56)]
+    levels = ("mask-05", "mask-08", "mask-10", "mask-13")
+    expected = {(*pair, level, ("order", "append")) for pair in pairs(nets) for level in levels}
+    assert transfers("cifar10_depths", tmp_path) == expected
+
+
+def test_vggs_are_figure_7_and_imagenet_is_table_1(tmp_path: Path) -> None:
+    levels = ("mask-05", "mask-08", "mask-10", "mask-13")
+    vggs = {(*pair, level) for pair in pairs(["vgg13", "vgg16", "vgg19"]) for level in levels}
+    assert transfers("cifar10_vgg", tmp_path) == vggs
+    resnets = {(*pair, "mask-06") for pair in pairs(["resnet18", "resnet26", "resnet34"])}
+    assert transfers("imagenet_table1", tmp_path) == resnets
+
+
+def test_ablation_is_figures_3_to_5(tmp_path: Path) -> None:
+    grown = ("resnet32_cifar", "resnet56_cifar", "mask-10")
+    units = [(), *((("units", chosen),) for chosen in ((1,), (2,), (1, 2), (3, 4)))]
+    orders: list[tuple[Any, ...]] = [(), (("order", "append"),)]
+    expected = {(*grown, *order, *chosen) for order in orders for chosen in units}
+    kept: list[tuple[Any, ...]] = [(), (("squeeze", "strided"),), (("squeeze", "last"),)]
+    small = ("resnet20_cifar", "resnet32_cifar")
+    expected |= {("resnet56_cifar", to, "mask-10", *squeeze) for to in small for squeeze in kept}
+    assert transfers("cifar10_ablation", tmp_path) == expected
+
+
+def test_other_methods_are_tables_2_and_3(tmp_path: Path) -> None:
+    def trainings(name: str) -> set[tuple[Any, ...]]:
+        jobs = [job.job.options for job in plan_sweep(SWEEPS / f"{name}.yaml", tmp_path).jobs.values()]
+        return {
+            (job.update.name, job.setting.model.arch, job.density, job.update.multiplier, job.setting.train.epochs)
+            for job in jobs
+            if isinstance(job, DynamicJob)
+        }
+
+    resnets, density = ("resnet18", "resnet26", "resnet34"), 0.262144
+    assert trainings("imagenet_rigl") == {("rigl", net, density, times, 90) for net in resnets for times in (1, 5)}
+    small = ("resnet20_cifar", "resnet32_cifar", "resnet56_cifar")
+    assert trainings("cifar10_dpf") == {("dpf", net, kept, 1, 300) for net in small for kept in (0.1, 0.05)}
+    found = transfers("cifar10_dpf", tmp_path)
+    steps = [(f"resnet{a}_cifar", f"resnet{b}_cifar") for a, b in ((14, 20), (20, 32), (32, 56))]
+    assert found == {(*step, level) for step in steps for level in ("mask-10", "mask-13")}
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
