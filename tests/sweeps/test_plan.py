@@ -170,7 +170,7 @@ def test_names_stay_when_an_unrelated_default_is_added(tmp_path: Path, monkeypat
     )
     whole = plans.Config
 
-    class Grown(whole):  # type: ignore[misg, valid-type, misc] # a class made at run time
+    class Grown(whole):  # type: ignore[misc, valid-type] # a class made at run time
         @property
         def setting(self) -> Any:
             setting = super().setting
