@@ -52,9 +52,11 @@ class ShardedWeights(MaskedWeights):
         self._sharded.publish()  # no step need have been since other masks were on the copies
         return self._sharded.multipliers(self._by_parameter(masks))
 
-    def _swap_in(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _swap_in(self) -> None:
         self._sharded.multiply(self._parameters.values(), self._multipliers)
-        return [], []
+
+    def _swap_out(self) -> None:
+        """Nothing to do: the masters have stayed as they are."""
 
     def _computed_not_zero(self) -> list[str]:
         """The copies that the network computes with are others than the masters: masks must have reached them too."""

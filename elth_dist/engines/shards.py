@@ -39,6 +39,7 @@ class ShardedOptimizer:
         self.param_groups = base.param_groups  # hyperparameters; DeepSpeed moves tensors in and out of "params"
         self.shares_weights = hasattr(zero, "fp32_partitioned_groups_flat")  # stage 3
         self._stretches = list(self._stretches_of_stage_3(rank) if self.shares_weights else self._stretches_of_1_2())
+        self._kept_whole = set(zero.persistent_parameters) if self.shares_weights else set()
         self._masks: Mapping[nn.Parameter, Tensor] = {}
         self._kept: list[Tensor] = []  # of each partition: bool, False where pruned
         self._check_layout()
@@ -200,15 +201,16 @@ class ShardedOptimizer:
         if not self.shares_weights:
             return [parameter.detach() for parameter in parameters]
         flat: list[Tensor] = list(self._zero.fp16_partitioned_groups_flat)
-        apart = all(a.data_ptr() != b.data_ptr() for a, b in zip(flat, self.partitions, strict=True))
-        assert apart, "this DeepSpeed computes with the masters themselves: masking copies alone is impossible"
-        return flat + [parameter.data for parameter in parameters if self._is_kept_whole(parameter)]
+        return flat + [parameter.data for parameter in parameters if parameter in self._kept_whole]
 
     def multipliers(self, masks: Mapping[nn.Parameter, Tensor]) -> list[Tensor]:
         """Masks as factors 0 and 1 of `computed_with(masks)`."""
         if not self.shares_weights:
             return [torch.empty_like(parameter).copy_(mask) for parameter, mask in masks.items()]
-        whole = [mask.to(p.device, torch.float32) for p, mask in masks.items() if self._is_kept_whole(p)]
+        pairs = zip(self.computed_with([]), self.partitions, strict=True)
+        apart = all(copy.data_ptr() != master.data_ptr() for copy, master in pairs)
+        assert apart, "this DeepSpeed computes with the masters themselves: masking copies alone is impossible"
+        whole = [mask.to(p.device, torch.float32) for p, mask in masks.items() if p in self._kept_whole]
         return [kept.float() for kept in self.flat(masks)] + whole
 
     @torch.no_grad()
@@ -216,9 +218,6 @@ class ShardedOptimizer:
         """Mask what the network computes with; the next publish() or step makes it anew from the masters."""
         torch._foreach_mul_(self.computed_with(parameters), multipliers)
         self._settle()
-
-    def _is_kept_whole(self, parameter: nn.Parameter) -> bool:
-        return any(parameter is other for other in self._zero.persistent_parameters)
 
     def _settle(self) -> None:
         """Stage 3 gathers on a stream of its own, which does not wait for the one that has just written."""

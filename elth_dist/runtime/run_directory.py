@@ -29,8 +29,7 @@ import yaml
 
 import elth_dist
 from elth_dist.errors import UserError
-from elth_dist.runtime.files import held as holding
-from elth_dist.runtime.files import make_folder, reason, sha256, sync, write_atomically
+from elth_dist.runtime.files import held, make_folder, reason, sha256, sync, write_atomically
 from elth_dist.runtime.ranks import Ranks
 
 _LOG = logging.getLogger(__name__)
@@ -273,13 +272,13 @@ class RunDirectory:
             raise UserError(f"run.dir: {self.root} is a file; give a folder, or a path where one can be made")
         self._refuse_changes(config_yaml, identities, parts)  # before a lock file is made
         make_folder(self.root)
-        with contextlib.ExitStack() as held:
-            held.enter_context(holding(self.root / ".lock", f"run.dir: {self.root}"))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(held(self.root / ".lock", f"run.dir: {self.root}"))
             self._refuse_changes(config_yaml, identities, parts)  # the holder before us may have finished a job
             self._restart_changed(config_yaml, identities, parts)
             write_atomically(self.config, config_yaml.encode())
             write_atomically(self.environment, (json.dumps(environment, indent=1, sort_keys=True) + "\n").encode())
-            self._held = held.pop_all()
+            self._held = stack.pop_all()
 
     def _refuse_changes(
         self, config_yaml: str, identities: Mapping[str, str], parts: Mapping[str, Mapping[str, Any]]

@@ -106,15 +106,14 @@ class MaskedWeights(ABC):
         with torch.no_grad():
             if self._multiplied is not masks:
                 self._multiplied, self._multipliers = masks, self._multipliers_of(masks)
-            swapped, dense = self._swap_in()
+            self._swap_in()
         self._computing = masks
         try:
             yield
         finally:
             self._computing = None
-            if swapped:
-                with torch.no_grad():
-                    torch._foreach_copy_(swapped, dense)
+            with torch.no_grad():
+                self._swap_out()
 
     def _by_parameter(self, masks: Masks) -> dict[nn.Parameter, Tensor]:
         return {self._parameters[name]: mask for name, mask in masks.items()}
@@ -124,8 +123,12 @@ class MaskedWeights(ABC):
         """For the next ones of `_swap_in`."""
 
     @abstractmethod
-    def _swap_in(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Multiply the weights to compute with; returns those of them that are trained, and what they were."""
+    def _swap_in(self) -> None:
+        """Multiply the weights to compute with."""
+
+    @abstractmethod
+    def _swap_out(self) -> None:
+        """Bring back what the optimizer trains, where it was multiplied."""
 
     def _computed_not_zero(self) -> list[str]:
         """While `computing`, names of the weights that are not zero where they should be."""
@@ -162,9 +165,11 @@ class WholeWeights(MaskedWeights):
     def _multipliers_of(self, masks: Masks) -> list[Tensor]:
         return [torch.empty_like(p).copy_(masks[name]) for name, p in self._parameters.items()]
 
-    def _swap_in(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _swap_in(self) -> None:
         parameters: list[Tensor] = list(self._parameters.values())
         self._dense = self._dense or [torch.empty_like(parameter) for parameter in parameters]
         torch._foreach_copy_(self._dense, parameters)
         torch._foreach_mul_(parameters, self._multipliers)
-        return parameters, self._dense
+
+    def _swap_out(self) -> None:
+        torch._foreach_copy_(list(self._parameters.values()), self._dense)
