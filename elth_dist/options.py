@@ -2,12 +2,14 @@
 
 import re
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
+
+from elth_dist.plugins import plugin_of
 
 #: ``Field(..., json_schema_extra=NO_EFFECT)`` marks an option that cannot change a result (how often to log, ...):
 #: it is left out of a job's identity.
@@ -19,12 +21,15 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    #: Whether the class is a kind in a registry.
+    registered: ClassVar[bool] = False
+
     def identity(self) -> dict[str, Any]:
         """What determines a result, as JSON values: every option that can affect one and is not at its default.
 
         Leaving defaults out keeps identities as they are when an unrelated option is added later. (A default that is
         *changed* later changes what an identity means: see jobs.graph.) `name` and `kind`, which tell alternatives
-        apart, are always there, and so are options without a default.
+        apart, are always there, and so are options without a default. Options of a plugin's kind name the plugin.
         """
         found: dict[str, Any] = {}
         dumped = self.model_dump(mode="json")
@@ -35,7 +40,8 @@ class Options(BaseModel):
             what = _identity(value, dumped[name])
             if name in ("name", "kind") or field.is_required() or not _is_default(value, what, field):
                 found[name] = what
-        return found
+        plugin = plugin_of(type(self).__module__) if self.registered else None
+        return found if plugin is None else {**found, "plugin": plugin.to_json()}
 
 
 def _affects_result(field: FieldInfo) -> bool:
