@@ -14,7 +14,6 @@ from typing import Annotated, Any, NamedTuple, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -26,7 +25,8 @@ from pydantic_settings import (
 from elth_dist.data.options import DataOptions
 from elth_dist.engines.options import EngineOptions
 from elth_dist.errors import UserError
-from elth_dist.jobs.options import OF_COPIES, Control, ImpMethod, Method, Setting
+from elth_dist.jobs.methods import AnyMethod
+from elth_dist.jobs.setting import Setting
 from elth_dist.models.options import ModelOptions
 from elth_dist.runtime.options import RunOptions
 from elth_dist.training.options import TrainOptions
@@ -46,20 +46,16 @@ class Config(BaseSettings):
     model: ModelOptions
     data: DataOptions
     train: TrainOptions = TrainOptions()
-    method: Method
+    method: AnyMethod
     engine: EngineOptions = EngineOptions()
     run: RunOptions = RunOptions()
 
     @model_validator(mode="after")
-    def _transfers_exist(self) -> Self:
-        for number, branch in enumerate(self.method.transfers if isinstance(self.method, ImpMethod) else ()):
-            try:
-                plan = branch.plan_from(self.model.arch)
-            except UserError as error:
-                raise ValueError(f"method.transfers.{number}: {error}") from None
-            of_copies = [control.name for control in branch.controls if control.name in OF_COPIES]
-            if of_copies and not any(plan.copies):
-                raise ValueError(f"method.transfers.{number}.controls: {of_copies[0]}, but {plan.text} copies no unit")
+    def _method_fits(self) -> Self:
+        try:
+            self.method.check_network(self.model.arch)
+        except UserError as error:
+            raise ValueError(f"method.{error}") from None
         return self
 
     @property
@@ -223,39 +219,23 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def explain(error: ValidationError, overrides: Mapping[str, Any], file: str | None) -> str:
     """The first problem that pydantic found, as `option: what is wrong`, with the nearest valid name if it helps."""
     first = error.errors(include_url=False)[0]
-    parts = _without_tags(first["loc"])
+    parts = [str(part) for part in first["loc"]]
     option = ".".join(parts)
     where = f" (in {file})" if file and not _holds(overrides, parts) else ""
     message = first["msg"].removeprefix("Value error, ")
     match first["type"]:
-        case "extra_forbidden" if option in option_names(Config):  # of another method
-            return f"{option}: is no option of method {first['loc'][1]!r}{where}"
         case "extra_forbidden":
             return f"{option}: no such option{where}{nearest(option, set(option_names(Config)))}"
         case "missing":
             return f"{option}: is required{where}; give it in the file or as --{option}"
-        case "union_tag_not_found" | "union_tag_invalid":
-            return _no_alternative(option, first, where)
+        case "kind_missing" | "kind_unknown":
+            return f"{option}.name: {message}{where}"
+        case "kind_form":
+            return f"{option}: {message}{where}"
         case "value_error":  # our own validators, which name the value
             return f"{option}: {message}{where}" if option else f"{message}{where}"
         case _:
             return f"{option}: {message}, got {first['input']!r}{where}"
-
-
-def _without_tags(location: Sequence[int | str]) -> list[str]:
-    """The option's path, without the tag that pydantic puts behind the place of each alternative."""
-    places = [index for index, part in enumerate(location) if part == "method" or location[index - 1] == "controls"]
-    return [str(part) for index, part in enumerate(location) if index - 1 not in places]
-
-
-def _no_alternative(option: str, error: ErrorDetails, where: str) -> str:
-    """No name, or one that is none, where it decides what the other options are."""
-    what, union = ("method", Method) if option == "method" else ("control", Control)
-    kinds = get_args(get_args(union)[0])
-    valid = [name for kind in kinds for name in get_args(kind.model_fields["name"].annotation)]
-    if error["type"] == "union_tag_not_found":
-        return f"{option}.name: is required{where}; valid are {', '.join(valid)}"
-    return f"{option}.name: {error['input']['name']!r} is no {what}{where}; valid are {', '.join(valid)}"
 
 
 def _holds(nested: Any, path: Sequence[str]) -> bool:

@@ -8,15 +8,18 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
-from elth_dist.accounting.methods import RAMPS, MethodName, Ramp, training_cost
+from elth_dist.accounting.methods import method_names, training_cost
 from elth_dist.errors import UserError
 from elth_dist.models.families import architecture
+from elth_dist.registry import updates
 from elth_dist.reporting.tables import aligned
 from elth_dist.sparsity.distributions import DISTRIBUTIONS
+from elth_dist.sparsity.updates import MaskUpdate
+from elth_dist.sparsity.updates.ramp import RampedUpdate
 
 _EXAMPLES = """
   python -m elth_dist.accounting resnet50 --density 0.2 --distribution erk --method rigl --multiplier 5
@@ -73,9 +76,8 @@ def _say_method(options: argparse.Namespace, convention: Convention) -> None:
         densities = DISTRIBUTIONS[options.distribution or "uniform"](counted.shapes, options.density)
     dense_costs, costs = convention.costs(counted, {}), convention.costs(counted, densities)
     dense, sparse = sum(dense_costs.values()), sum(costs.values())
-    training = training_cost(
-        options.method, sparse, dense, interval=options.interval, ramp=_ramp(options), convention=convention.name
-    )
+    total = None if options.ramp is None else _RAMP_STEPS
+    training = training_cost(_method(options), sparse, dense, total_steps=total, convention=convention.name)
     found = {
         "arch": counted.arch,
         "image_size": _image_size(counted.arch, options),
@@ -131,15 +133,24 @@ def _say_method(options: argparse.Namespace, convention: Convention) -> None:
 _RAMP_STEPS = 100_000
 
 
-def _ramp(options: argparse.Namespace) -> Ramp | None:
-    if options.ramp is None:
-        return None
-    if options.method not in RAMPS:
-        raise UserError(f"--ramp: {options.method} has none; valid with {' and '.join(RAMPS)}")
-    begin, end = options.ramp
-    if not 0 <= begin < end <= 1 or round(begin * _RAMP_STEPS) == round(end * _RAMP_STEPS):
-        raise UserError(f"--ramp: {begin:g} {end:g} are no two growing fractions of the training, from 0 to 1")
-    return Ramp(round(begin * _RAMP_STEPS), round(end * _RAMP_STEPS), _RAMP_STEPS)
+def _method(options: argparse.Namespace) -> str | MaskUpdate:
+    """The method with the options that the command line gives it."""
+    given: dict[str, Any] = {}
+    fields = updates[options.method].model_fields if options.method in updates else {}
+    if "delta_t" in fields:
+        given["delta_t"] = options.interval
+    if options.ramp is not None:
+        ramped = [name for name, kind in updates.items() if issubclass(kind, RampedUpdate)]
+        if options.method not in ramped:
+            raise UserError(f"--ramp: {options.method} has none; valid with {' and '.join(ramped)}")
+        begin, end = options.ramp
+        if not 0 <= begin < end <= 1 or round(begin * _RAMP_STEPS) == round(end * _RAMP_STEPS):
+            raise UserError(f"--ramp: {begin:g} {end:g} are no two growing fractions of the training, from 0 to 1")
+        given |= {"begin": begin, "end": end, "every": 1}
+    if options.method not in updates:
+        return str(options.method)
+    update: MaskUpdate = updates[options.method](**given)
+    return update
 
 
 def _network(arch: str, options: argparse.Namespace, num_classes: int | None = None) -> Network:
@@ -161,11 +172,11 @@ def _image_size(arch: str | None, options: argparse.Namespace) -> int:
 def _say_prediction(arguments: Sequence[str], convention: Convention, as_json: bool) -> None:
     """What a configuration will cost."""
     from elth_dist.config import read_config
-    from elth_dist.jobs.graph import plan
+    from elth_dist.jobs.plan import make_plan
     from elth_dist.jobs.prediction import predict
 
     config = read_config(arguments).config
-    predicted = predict(plan(config.method, config.setting), convention)
+    predicted = predict(make_plan(config.method, config.setting).jobs, convention)
     total = sum(job.train for job in predicted.values())
     unit = next(iter(predicted.values())).dense_train
     if as_json:
@@ -339,7 +350,7 @@ def _parser() -> _Parser:
     what.add_argument("--image-size", type=_number(4, 4096, whole=True), metavar="PX", help="224, or 32 for CIFAR nets")
     what.add_argument("--classes", type=_number(1, 1 << 20, whole=True), metavar="N", help="1000, or 10 for CIFAR nets")
     method = parser.add_argument_group("by which method")
-    method.add_argument("--method", choices=get_args(MethodName), default="static", help="how it trains (static)")
+    method.add_argument("--method", choices=method_names(), default="static", help="how it trains (static)")
     method.add_argument(
         "--density", type=_number(0, 1, open_low=True), default=1.0, help="kept fraction of the weights (1)"
     )

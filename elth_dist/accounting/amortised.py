@@ -7,6 +7,7 @@ from elth_dist.accounting.conventions import Convention
 from elth_dist.accounting.layers import Densities, Network
 from elth_dist.accounting.methods import imp_cost, training_cost
 from elth_dist.sparsity.distributions import DISTRIBUTIONS, Distribution
+from elth_dist.sparsity.updates.rigl import Rigl
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def amortised(
         one_for_all += 3 * (1 - recipe.rewind) * sparse
         imp += imp_cost(levels, recipe.rewind)
         rigl += recipe.multiplier * training_cost(
-            "rigl", sparse, dense, interval=recipe.interval, convention=convention.name
+            Rigl(delta_t=recipe.interval), sparse, dense, convention=convention.name
         )
         dpf += training_cost("dpf", sparse, dense, convention=convention.name)
         names = tuple(name for name, _ in targets[:number])

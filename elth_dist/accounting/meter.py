@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from elth_dist.accounting.layers import Network
-from elth_dist.accounting.methods import step_cost
 from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.updates.base import step_cost
 
 
 class Flops(NamedTuple):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from elth_dist.accounting.conventions import CONVENTIONS, ConventionName
 from elth_dist.accounting.layers import Network, network
-from elth_dist.accounting.methods import RAMPS, MethodName, imp_cost, training_cost
+from elth_dist.accounting.methods import imp_cost, training_cost
 from elth_dist.sparsity.distributions import DISTRIBUTIONS, Distribution
+from elth_dist.sparsity.updates.gradual import Gradual
 
 #: E-LTH prunes 20 % six times and speaks of 74 %.
 LEVEL_6 = 0.8**6
@@ -70,7 +71,7 @@ def relative(
     counted: Network,
     density: float,
     distribution: Distribution,
-    method: MethodName,
+    method: str,
     convention: ConventionName,
     *,
     multiplier: float = 1,
@@ -88,7 +89,7 @@ def _elth_imagenet() -> Table:
     exact, paper = CONVENTIONS["exact"], CONVENTIONS["elth_paper"]
     unit = exact.forward(imagenet("resnet34"))
 
-    def figure(what: str, arch: str, published: str, method: MethodName, multiplier: int) -> Figure:
+    def figure(what: str, arch: str, published: str, method: str, multiplier: int) -> Figure:
         counted = imagenet(arch)
         share = exact.forward(counted) / unit
         by_depth = multiplier * _ROUNDED * paper.forward(counted) / unit
@@ -203,7 +204,7 @@ def _rigl_others() -> Table:
         ("dense forward", "8.2e9", dense),
         ("dense training, 4096 x 32000 samples", "3.2e18", [3 * value * 4096 * 32000 for value in dense]),
     ]
-    chosen: tuple[tuple[MethodName, Distribution, float, str], ...] = (
+    chosen: tuple[tuple[str, Distribution, float, str], ...] = (
         ("snfs", "erk", 0.2, "0.61"),
         ("snfs", "erk", 0.1, "0.50"),
         ("gradual", "uniform", 0.2, "0.56"),
@@ -212,11 +213,12 @@ def _rigl_others() -> Table:
     for method, distribution, density, published in chosen:
         values = [relative(counted, density, distribution, method, way)[0] for way in _WAYS]
         rows.append((f"{method.upper() if method == 'snfs' else method}, training, {1 - density:g}", published, values))
-    ramp = RAMPS["gradual"]
+    steps = Gradual.published_steps
+    begin, end = Gradual().ramp(steps, 1)
     return Table(
         "RigL: others on ResNet-50",
         ("exact",),
         tuple(_rigl_figure(*row) for row in rows),
-        f"Gradual pruning ramps from step {ramp.begin:,} to {ramp.end:,} of {ramp.total:,}. RigL's row for uniform 0.9 "
+        f"Gradual pruning ramps from step {begin:,} to {end:,} of {steps:,}. RigL's row for uniform 0.9 "
         "(0.10 / 0.52) sparsifies the stem, which its text keeps dense; its table 4 has misprints.",
     )

@@ -16,7 +16,7 @@ from elth_dist.engines.options import EngineOptions
 from elth_dist.engines.protocol import BuildOptimizer, StepOutcome, TrainingOptimizer
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import copy_into, load_state, save_state
-from elth_dist.sparsity.updates.weights import MaskedWeights, WholeWeights
+from elth_dist.sparsity.masked_weights import MaskedWeights, WholeWeights
 
 # BatchNorm statistics are each rank's own between two averagings. torch 2.15 renamed the option.
 _RANKS_KEEP_THEIR_BUFFERS: dict[str, Any] = (

@@ -19,7 +19,7 @@ from elth_dist.engines.sharded_weights import ShardedWeights
 from elth_dist.engines.shards import ShardedOptimizer
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import copy_into, load_state, save_state
-from elth_dist.sparsity.updates.weights import MaskedWeights, WholeWeights
+from elth_dist.sparsity.masked_weights import MaskedWeights, WholeWeights
 
 # as torch.amp.GradScaler: from 2^16, halved at each overflow, doubled after 2,000 steps without one
 _LOSS_SCALE: dict[str, Any] = {

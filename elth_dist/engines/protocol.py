@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from elth_dist.sparsity.updates.weights import MaskedOptimizer, MaskedWeights
+from elth_dist.sparsity.masked_weights import MaskedOptimizer, MaskedWeights
 
 
 class TrainingOptimizer(MaskedOptimizer, Protocol):

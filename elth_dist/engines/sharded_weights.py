@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from elth_dist.engines.shards import ShardedOptimizer
 from elth_dist.runtime.ranks import Ranks
+from elth_dist.sparsity.masked_weights import MaskedWeights
 from elth_dist.sparsity.masks import Masks
 from elth_dist.sparsity.selection import prune_by, prune_fragments
-from elth_dist.sparsity.updates.weights import MaskedWeights
 
 
 class ShardedWeights(MaskedWeights):

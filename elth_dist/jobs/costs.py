@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elth_dist.jobs.graph import Job
-from elth_dist.jobs.options import DynamicJob, PruneJob
 from elth_dist.runtime.run_directory import RunDirectory
 
 
@@ -20,17 +19,12 @@ def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | No
         current = waiting.pop()
         if current not in needed:
             needed.add(current)
-            waiting += [needs for role, needs in by_name[current].inputs.items() if role != "like"]
-    if any(_builds_on_a_file(by_name[needs]) for needs in needed):
+            job = by_name[current]
+            waiting += [other for role, other in job.inputs.items() if role not in job.options.looked_at]
+    if any(by_name[other].options.builds_on_file(by_name[other].inputs) for other in needed):
         return None
-    costs: list[int] = [run.job(needs).read().metrics.get("train_flops", 0) for needs in needed]
+    costs: list[int] = [run.job(other).read().metrics.get("train_flops", 0) for other in needed]
     return sum(costs)
-
-
-def _builds_on_a_file(job: Job) -> bool:
-    if isinstance(job.options, DynamicJob) or (isinstance(job.options, PruneJob) and "ticket" in job.inputs):
-        return False  # its file says how dense to be
-    return getattr(job.options, "path", None) is not None
 
 
 def cost_columns(metrics: Mapping[str, Any], history: int | None) -> dict[str, str]:

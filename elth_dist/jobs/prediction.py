@@ -1,30 +1,21 @@
-"""What a run will cost, before it starts: the graph of jobs walked without training."""
+"""What a run will cost, before it starts: each job of its graph tells a forecast what it trains and leaves."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
-from elth_dist.accounting.methods import MethodName, Ramp, step_cost, training_cost
 from elth_dist.data.catalog import dataset_size
 from elth_dist.data.options import DataOptions
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.jobs.graph import Job
-from elth_dist.jobs.options import (
-    DynamicJob,
-    LevelJob,
-    MaskJob,
-    PretrainJob,
-    PruneJob,
-    Setting,
-    TrainJob,
-    TransferJob,
-)
+from elth_dist.jobs.setting import Setting
 from elth_dist.models.build import blank_model
-from elth_dist.sparsity.distributions import DISTRIBUTIONS
-from elth_dist.sparsity.updates.options import Dpf, Gradual
+from elth_dist.sparsity.updates import MaskUpdate
+from elth_dist.sparsity.updates.base import step_cost
 from elth_dist.tickets.elastic import source_keys
+from elth_dist.tickets.options import TransferOptions
 from elth_dist.tickets.ticket import Ticket
 
 
@@ -44,35 +35,16 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Ticket:
+class TicketForecast:
     """What is known of a ticket before it exists."""
 
     arch: str
-    densities: Densities
+    densities: Densities  # of its layers; those without an entry are dense
     rewind_step: int
 
-
-@dataclass
-class _Walk:
-    """A walk over a graph."""
-
-    convention: Convention
-    tickets: dict[str, _Ticket] = field(default_factory=dict)
-    trainings: dict[str, Prediction] = field(default_factory=dict)
-    _sizes: dict[DataOptions, tuple[int, int]] = field(default_factory=dict)
-
-    def network(self, arch: str, data: DataOptions) -> Network:
-        """A network on that data."""
-        return network(arch, data.image_size, self._size(data)[1])
-
-    def steps_per_epoch(self, setting: Setting) -> int:
-        """Optimizer steps an epoch."""
-        return TrainPlan(0, self._size(setting.data)[0], setting.train.global_batch).steps_per_epoch
-
-    def _size(self, data: DataOptions) -> tuple[int, int]:
-        if data not in self._sizes:
-            self._sizes[data] = dataset_size(data)
-        return self._sizes[data]
+    def density(self, name: str) -> float:
+        """Of a layer."""
+        return self.densities.get(name, 1.0)
 
 
 def predict(jobs: Sequence[Job], convention: Convention | None = None) -> dict[str, Prediction]:
@@ -84,142 +56,112 @@ def predict(jobs: Sequence[Job], convention: Convention | None = None) -> dict[s
     gradients of SNIP, GraSP and SynFlow cost is left out.
 
     Args:
-        jobs: a method's, inputs first (see graph.plan).
+        jobs: a method's, inputs first (see methods.Method.plan).
         convention: how FLOPs are counted; None: `exact`.
 
     Raises:
         UserError: the dataset cannot be counted, or a ticket file not be read.
     """
-    walk = _Walk(CONVENTIONS["exact"] if convention is None else convention)
+    forecast = Forecast(CONVENTIONS["exact"] if convention is None else convention)
+    tickets: dict[str, TicketForecast] = {}
     for job in jobs:
-        _visit(job, walk)
-    return walk.trainings
+        inputs = {role: tickets[name] for role, name in job.inputs.items() if name in tickets}
+        ticket = job.options.predict(job.name, inputs, forecast)
+        if ticket is not None:
+            tickets[job.name] = ticket
+    return forecast.trainings
 
 
-def _visit(job: Job, walk: _Walk) -> None:
-    inputs = {role: walk.tickets[name] for role, name in job.inputs.items() if name in walk.tickets}
-    options = job.options
-    match options:
-        case PretrainJob():
-            setting = options.setting
-            rewind = options.rewind.iterations(walk.steps_per_epoch(setting))
-            walk.tickets[job.name] = _Ticket(setting.model.arch, {}, rewind)
-            if rewind:
-                _train(job.name, setting, _Ticket(setting.model.arch, {}, 0), walk, end=rewind)
-        case MaskJob():
-            before = inputs["ticket"]
-            shapes = _named(before.arch)
-            left = 1 - options.prune_fraction
-            densities = {name: left * before.densities.get(name, 1.0) for name in shapes}
-            walk.tickets[job.name] = _Ticket(before.arch, densities, before.rewind_step)
-        case PruneJob():
-            walk.tickets[job.name] = _pruned(options, inputs.get("ticket"), inputs.get("like"), walk)
-        case TransferJob():
-            walk.tickets[job.name] = _moved(options, _from_file(options.path) or inputs["ticket"])
-        case DynamicJob():
-            _change(job.name, options, inputs.get("like"), walk)
-        case LevelJob():
-            walk.tickets[job.name] = inputs["ticket"]
-            _train(job.name, options.setting, inputs["ticket"], walk)
-        case TrainJob():
-            setting = options.setting
-            ticket = _from_file(options.path) or inputs.get("ticket") or _Ticket(setting.model.arch, {}, 0)
-            _train(job.name, setting, ticket, walk)
+class Forecast:
+    """Takes the trainings of a graph's jobs, and tells them what is known of networks and data."""
 
+    def __init__(self, convention: Convention) -> None:
+        """`convention`: how FLOPs are counted."""
+        self.trainings: dict[str, Prediction] = {}
+        self._convention = convention
+        self._sizes: dict[DataOptions, tuple[int, int]] = {}
 
-def _train(name: str, setting: Setting, ticket: _Ticket, walk: _Walk, end: int | None = None) -> None:
-    """One training from the ticket's rewind step to `end` (None: to the last step)."""
-    total = setting.train.epochs * walk.steps_per_epoch(setting)
-    _add(name, setting, ticket, walk, end=total if end is None else end, total=total)
+    def train(
+        self,
+        name: str,
+        setting: Setting,
+        ticket: TicketForecast,
+        *,
+        end: int | None = None,
+        update: MaskUpdate | None = None,
+    ) -> None:
+        """Predict one training of the job `name`.
 
+        Args:
+            setting: of the training.
+            ticket: what it starts from; under an update, the densities that it ends with.
+            end: the step up to which it trains; None: the end of the schedule, stretched by the update.
+            update: how masks change meanwhile; None: not at all.
+        """
+        per_epoch = self.steps_per_epoch(setting)
+        total = setting.train.epochs * per_epoch
+        counted, convention = self._network(ticket.arch, setting), self._convention
+        forward, dense = convention.forward(counted, ticket.densities), convention.forward(counted)
+        if update is None:
+            end, cost = total if end is None else end, step_cost(forward, dense)
+        else:
+            end = total * update.multiplier if end is None else end
+            cost = update.stretched().cost(
+                forward, dense, total_steps=end, steps_per_epoch=per_epoch, convention=convention.name
+            )
+        samples = (end - ticket.rewind_step) * setting.train.global_batch
+        self.trainings[name] = Prediction(
+            arch=ticket.arch,
+            density=counted.density(ticket.densities),
+            start=ticket.rewind_step,
+            end=end,
+            samples=samples,
+            forward=forward,
+            dense_forward=dense,
+            train=samples * cost,
+            dense_train=total * setting.train.global_batch * step_cost(dense, dense),
+        )
 
-def _change(name: str, options: DynamicJob, like: _Ticket | None, walk: _Walk) -> None:
-    """One training with changing masks, from initialisation."""
-    setting, update = options.setting, options.update
-    arch, density = setting.model.arch, options.density
-    if density is None:
-        like = _from_file(options.path) or like
-        assert like is not None, "no density"
-        density = walk.network(like.arch, setting.data).density(like.densities)
-    shapes = network(arch, 32, 2).shapes
-    if update.distribution == "global":
-        densities = dict.fromkeys(shapes, density)
-    else:
-        densities = DISTRIBUTIONS[update.distribution](shapes, density)
-    per_epoch = walk.steps_per_epoch(setting)
-    total = setting.train.epochs * per_epoch
-    longer, stretched = total * update.multiplier, update.stretched()
-    ramp, interval = None, 1
-    if isinstance(stretched, Gradual | Dpf):
-        ramp = Ramp(*stretched.ramp(longer, per_epoch), longer, stretched.every)
-    else:
-        interval = stretched.delta_t
-    made = _Ticket(arch, densities, 0)
-    _add(name, setting, made, walk, end=longer, total=total, method=update.name, interval=interval, ramp=ramp)
+    def steps_per_epoch(self, setting: Setting) -> int:
+        """Optimizer steps per epoch."""
+        return TrainPlan(0, self._size(setting.data)[0], setting.train.global_batch).steps_per_epoch
 
+    def density(self, ticket: TicketForecast, setting: Setting) -> float:
+        """A ticket's global density."""
+        return self._network(ticket.arch, setting).density(ticket.densities)
 
-def _add(
-    name: str,
-    setting: Setting,
-    ticket: _Ticket,
-    walk: _Walk,
-    *,
-    end: int,
-    total: int,
-    method: MethodName = "static",
-    interval: int = 1,
-    ramp: Ramp | None = None,
-) -> None:
-    """A training up to the step `end`, beside a dense one of `total` steps."""
-    counted, convention = walk.network(ticket.arch, setting.data), walk.convention
-    forward, dense = convention.forward(counted, ticket.densities), convention.forward(counted)
-    start = ticket.rewind_step
-    samples = (end - start) * setting.train.global_batch
-    cost = training_cost(method, forward, dense, interval=interval, ramp=ramp, convention=convention.name)
-    walk.trainings[name] = Prediction(
-        arch=ticket.arch,
-        density=counted.density(ticket.densities),
-        start=start,
-        end=end,
-        samples=samples,
-        forward=forward,
-        dense_forward=dense,
-        train=samples * cost,
-        dense_train=total * setting.train.global_batch * step_cost(dense, dense),
-    )
+    def shapes(self, arch: str) -> Mapping[str, Sequence[int]]:
+        """Shapes of a network's prunable weights."""
+        return network(arch, 32, 2).shapes
 
+    def names(self, arch: str) -> list[str]:
+        """Names of a network's prunable weights."""
+        return list(self.shapes(arch))
 
-def _pruned(options: PruneJob, theta_r: _Ticket | None, like: _Ticket | None, walk: _Walk) -> _Ticket:
-    like = _from_file(options.path) or like
-    ticket = theta_r or like
-    assert ticket is not None, "nothing to prune"
-    names = _named(ticket.arch)
-    if options.copies or (options.criterion.matched == "layerwise" and like is not None):
-        assert like is not None, "no densities"
-        return _Ticket(ticket.arch, like.densities, ticket.rewind_step)
-    density = options.density
-    if density is None:
-        assert like is not None, "no density"
-        density = walk.network(like.arch, options.setting.data).density(like.densities)
-    return _Ticket(ticket.arch, dict.fromkeys(names, density), ticket.rewind_step)
+    def dense(self, setting: Setting, rewind_step: int = 0) -> TicketForecast:
+        """The dense network of a setting."""
+        return TicketForecast(setting.model.arch, {}, rewind_step)
 
+    def ticket_like(self, ticket: TicketForecast, densities: Densities) -> TicketForecast:
+        """A ticket with other densities."""
+        return TicketForecast(ticket.arch, densities, ticket.rewind_step)
 
-def _moved(options: TransferJob, ticket: _Ticket) -> _Ticket:
-    """Layer densities move with the units."""
-    target = options.transfer.to
-    old, new = (blank_model(arch, 2).state_dict() for arch in (ticket.arch, target))
-    sources = source_keys(options.transfer.plan_from(ticket.arch), old, new)
-    densities = {name: ticket.densities.get(sources[name], 1.0) for name in _named(target)}
-    return _Ticket(target, densities, ticket.rewind_step)
+    def read(self, path: str) -> TicketForecast:
+        """A ticket file from elsewhere."""
+        ticket = Ticket.load(Path(path))
+        return TicketForecast(ticket.arch, ticket.masks.densities, ticket.meta.rewind_step)
 
+    def moved(self, ticket: TicketForecast, rules: TransferOptions) -> TicketForecast:
+        """A ticket after a transfer: layer densities move with the units."""
+        old, new = (blank_model(arch, 2).state_dict() for arch in (ticket.arch, rules.to))
+        sources = source_keys(rules.plan_from(ticket.arch), old, new)
+        densities = {name: ticket.density(sources[name]) for name in self.names(rules.to)}
+        return TicketForecast(rules.to, densities, ticket.rewind_step)
 
-def _from_file(path: str | None) -> _Ticket | None:
-    if path is None:
-        return None
-    found = Ticket.load(Path(path))
-    return _Ticket(found.arch, found.masks.densities, found.meta.rewind_step)
+    def _network(self, arch: str, setting: Setting) -> Network:
+        return network(arch, setting.data.image_size, self._size(setting.data)[1])
 
-
-def _named(arch: str) -> list[str]:
-    """The prunable weights of a network."""
-    return list(network(arch, 32, 2).shapes)
+    def _size(self, data: DataOptions) -> tuple[int, int]:
+        if data not in self._sizes:
+            self._sizes[data] = dataset_size(data)
+        return self._sizes[data]

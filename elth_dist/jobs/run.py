@@ -2,31 +2,22 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from elth_dist.errors import UserError
-from elth_dist.jobs import dynamic, level, mask, pretrain, prune, train, transfer
-from elth_dist.jobs.context import JobContext, Metrics
+from elth_dist.jobs.context import JobContext
 from elth_dist.jobs.graph import Job
-from elth_dist.jobs.options import DynamicJob, LevelJob, MaskJob, PretrainJob, PruneJob, TrainJob, TransferJob
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.run_directory import JobFolder, RunDirectory
 from elth_dist.training.context import Context
 
 
-def run_job(
-    job: Job,
-    run: RunDirectory,
-    identities: Mapping[str, str],
-    parts: Mapping[str, Mapping[str, Any]],
-    context: Context,
-) -> bool:
+def run_job(job: Job, jobs: Mapping[str, Job], run: RunDirectory, context: Context) -> bool:
     """Do a job unless its result is there, complete and verified. Collective.
 
     Args:
         job: what to do; the jobs that it needs are finished.
+        jobs: by name, at least those that it needs.
         run: where results lie.
-        identities, parts: of all jobs of the graph; see jobs.graph.
         context: what trainings share.
 
     Returns:
@@ -37,23 +28,23 @@ def run_job(
         Stopped: a signal asked for the end.
     """
     ranks, folder = context.ranks, run.job(job.name)
-    if ranks.broadcast_json(ranks.is_main and folder.finished(identities[job.name])):
+    if ranks.broadcast_json(ranks.is_main and folder.finished(job.identity)):
         _require_same_data(job, folder, context)
         return False
     inputs = {role: run.job(name) for role, name in job.inputs.items()}
     with ranks.together():
         for role, name in job.inputs.items():
-            if ranks.is_main and not inputs[role].finished(identities[name]):
+            if ranks.is_main and not inputs[role].finished(jobs[name].identity):
                 raise UserError(f"{job.name}: its input {name} is missing or damaged in {inputs[role].path}")
     start = time.monotonic()
     folder.path.mkdir(parents=True, exist_ok=True)
-    metrics = _do(job, JobContext(job.name, identities[job.name], folder, inputs, context))
+    metrics = job.options.run(JobContext(job.name, job.identity, folder, inputs, context))
     metrics["dataset"] = context.dataset.fingerprint
     metrics["seconds"] = round(time.monotonic() - start, 3)
     with ranks.together():
         if ranks.is_main:
-            played = {role: identities[name] for role, name in job.inputs.items()}
-            folder.commit(identities[job.name], parts[job.name], played, metrics)
+            played = {role: jobs[name].identity for role, name in job.inputs.items()}
+            folder.commit(job.identity, job.part, played, metrics)
     Checkpoints(folder.checkpoints, ranks).clear()
     return True
 
@@ -65,21 +56,3 @@ def _require_same_data(job: Job, folder: JobFolder, context: Context) -> None:
             f"data.root: holds another dataset than {job.name} in {folder.path.parent} was made with; "
             "choose another run.dir (or run.name), or go back to that dataset"
         )
-
-
-def _do(job: Job, context: JobContext) -> Metrics:
-    match job.options:
-        case PretrainJob():
-            return pretrain.run(job.options, context)
-        case LevelJob():
-            return level.run(job.options, context)
-        case MaskJob():
-            return mask.run(job.options, context)
-        case PruneJob():
-            return prune.run(job.options, context)
-        case TransferJob():
-            return transfer.run(job.options, context)
-        case TrainJob():
-            return train.run(job.options, context)
-        case DynamicJob():
-            return dynamic.run(job.options, context)

@@ -3,30 +3,44 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from elth_dist.data.protocol import Dataset
 from elth_dist.jobs.context import JobContext, Metrics
-from elth_dist.jobs.options import Setting
+from elth_dist.jobs.setting import Setting
 from elth_dist.models.build import blank_model, build_model
+from elth_dist.models.families import architecture
 from elth_dist.options import Step
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.static import StaticMask
+from elth_dist.sparsity.updates.updater import Updater
 from elth_dist.tickets.ticket import Ticket
 from elth_dist.tickets.weights import save_weights
 from elth_dist.training.loop import Fitted, Task, fit
 
 
-def initial_model(setting: Setting, num_classes: int) -> nn.Module:
+def initial_model(setting: Setting, dataset: Dataset) -> nn.Module:
     """The network of a run at step 0, equal on every rank."""
-    return build_model(
-        setting.model.arch, num_classes, init=setting.model.init, seed=derive_seed(setting.seed, "initialisation")
-    )
+    seed = derive_seed(setting.seed, "initialisation")
+    return build_model(setting.model.arch, dataset.num_classes, init=setting.model.init, seed=seed)
 
 
-def model_of(ticket: Ticket) -> nn.Module:
+def dense_masks(model: nn.Module, setting: Setting) -> Masks:
+    """Dense masks of a network's prunable weights."""
+    return Masks.dense(model, architecture(setting.model.arch).excluded)
+
+
+def bare_model(ticket: Ticket, device: torch.device) -> nn.Module:
+    """The ticket's network with theta_r, whole, on a device."""
+    model = blank_model(ticket.arch, ticket.num_classes).to_empty(device=device)
+    model.load_state_dict(ticket.weights)
+    return model
+
+
+def subnetwork(ticket: Ticket) -> nn.Module:
     """The ticket's subnetwork: theta_r where the mask keeps it, 0 elsewhere."""
     model = blank_model(ticket.arch, ticket.num_classes).to_empty(device="cpu")
     model.load_state_dict(ticket.masked_weights())
@@ -37,7 +51,7 @@ def train(
     job: JobContext,
     setting: Setting,
     model: nn.Module,
-    update: MaskUpdate,
+    update: Updater,
     *,
     data_order: str,
     title: str,
@@ -70,7 +84,7 @@ def train_ticket(
     fitted = train(
         job,
         setting,
-        model_of(ticket),
+        subnetwork(ticket),
         StaticMask(ticket.masks),
         data_order=data_order,
         title=title,
@@ -97,9 +111,9 @@ def finish_masks(job: JobContext, ticket: Ticket, masks: Masks, *, criterion: st
     job.training.ranks.require_equal(f"masks of {job.name}", masks.hashes())
     for name in masks.collapsed():
         job.training.reporter.warn(f"{job.name}: layer collapse: nothing is left of {name}")
-    found: dict[str, Any] = {"criterion": criterion, "parent": ticket.hash, "config": job.identity}
-    found |= {} if level is None else {"level": level}
-    made = Ticket(ticket.arch, ticket.weights, masks, ticket.meta.model_copy(update=found))
+    origin: dict[str, Any] = {"criterion": criterion, "parent": ticket.hash, "config": job.identity}
+    origin |= {} if level is None else {"level": level}
+    made = Ticket(ticket.arch, ticket.weights, masks, ticket.meta.model_copy(update=origin))
     if job.is_main:
         made.save(job.folder.ticket)
     return {**ticket_metrics(made), "criterion": criterion}
@@ -112,20 +126,20 @@ def report_end(job: JobContext, fitted: Fitted, masks: Masks, previous: Masks | 
 
 
 def finish_report(job: JobContext, setting: Setting, fitted: Fitted) -> None:
-    """Close the job's report with its options beside its final figures."""
-    found = fitted.evaluation
+    """Close the job's report with its options and its final figures."""
+    end = fitted.evaluation
     reporter = job.training.reporter
-    reporter.hparams(setting.model_dump(mode="json"), {"top1": found.top1, "top5": found.top5, "loss": found.loss})
+    reporter.hparams(setting.model_dump(mode="json"), {"top1": end.top1, "top5": end.top5, "loss": end.loss})
     reporter.finish_job()
 
 
 def training_metrics(fitted: Fitted) -> Metrics:
     """What a result file says about a training."""
-    found = fitted.evaluation
+    end = fitted.evaluation
     return {
-        "val_loss": found.loss,
-        "top1": found.top1,
-        "top5": found.top5,
+        "val_loss": end.loss,
+        "top1": end.top1,
+        "top5": end.top5,
         "start_step": fitted.start,
         "end_step": fitted.end,
         "samples": fitted.samples,

@@ -142,10 +142,8 @@ def _dry_run(sweep: Sweep, folder: SweepFolder, given: float | None) -> int:
 
     speeds = {**sweep.options.images_per_second, **measured_speeds(sweep, folder)}
     if given is not None:
-        networks = {
-            job.job.options.setting.model.arch for job in sweep.jobs.values() if hasattr(job.job.options, "setting")
-        }
-        speeds = dict.fromkeys(networks, given)
+        settings = [job.job.options.network_setting for job in sweep.jobs.values()]
+        speeds = {setting.model.arch: given for setting in settings if setting is not None}
     print_plan(sweep, states(sweep, folder, verify=True), Predictor(sweep, measured(sweep, folder), speeds))
     return 0
 
@@ -183,10 +181,10 @@ def _results(sweep: Sweep, folder: SweepFolder) -> int:
 
 def _check(sweep: Sweep, where: "_Where", cluster: str) -> None:
     """Find mistakes before anything is queued. UserError."""
-    from elth_dist.train import check
+    from elth_dist.jobs.plan import check
 
     for config in {id(job.config): job.config for job in sweep.jobs.values()}.values():
-        check(config, 0, where.ranks, elsewhere=cluster == "slurm")
+        check(config.method, config.setting, 0, where.ranks, elsewhere=cluster == "slurm")
 
 
 def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, where: "_Where", options: argparse.Namespace) -> int:

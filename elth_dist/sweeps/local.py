@@ -8,11 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from elth_dist.errors import DisagreementError, UserError
+from elth_dist.errors import DisagreementError, UserError, tell
 from elth_dist.sweeps.folder import Record, SweepFolder
 from elth_dist.sweeps.plan import Sweep, SweepJob
 from elth_dist.sweeps.worker import STOPPED, do
-from elth_dist.train import tell
 
 #: How long jobs may take to save when they are stopped.
 _PATIENCE_SECONDS = 120.0
@@ -104,8 +103,8 @@ class LocalPool:
         folder.write_config(name, job.config.to_yaml())
         _note(folder, name, failed=False)
         slot = min(set(range(self._workers)) - {running.slot for running in self._running})
-        trains = getattr(job.job.options, "setting", None) is not None
-        ranks = self._ranks if trains else 1
+        light = job.job.options.network_setting is None
+        ranks = 1 if light else self._ranks
         threads = max(1, (os.cpu_count() or 1) // (self._workers * ranks))
         common = {
             **os.environ,

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from elth_dist.config import Config, explain, merge, nearest, option_names, read_yaml
 from elth_dist.errors import UserError
-from elth_dist.jobs.graph import Job, identities, parts, plan
+from elth_dist.jobs.graph import Job
+from elth_dist.jobs.plan import Plan, make_plan
 from elth_dist.sweeps.options import Experiment, SweepOptions
-from elth_dist.train import content_hashes, load_ticket
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,7 @@ class SweepJob:
     """One job of a sweep, of one run or of several that share it."""
 
     name: str  # kind and identity: the same in every sweep
-    identity: str
     job: Job  # under that name, its inputs under theirs
-    part: Mapping[str, Any]  # the options that determine its result
     config: Config  # of the first run that has it
     label: str  # its name in that run
     group: str  # equal for jobs that differ in their seeds alone
@@ -95,32 +93,40 @@ def plan_sweep(path: Path, folder: Path, overrides: Mapping[str, Any] | None = N
 
 def run_jobs(config: Config) -> list[SweepJob]:
     """The jobs of one run, as a sweep names them, inputs first."""
-    files = content_hashes(load_ticket(config))
-    jobs = plan(config.method, config.setting)
-    hashes, options = identities(jobs, files), parts(jobs, files)
-    seedless = config.setting.model_copy(update={"seed": 0, "data_seed": None})
-    groups = identities(plan(config.method, seedless), files)
-    names = {job.name: f"{job.options.kind}-{hashes[job.name][:12]}" for job in jobs}
+    return _named(config, make_plan(config.method, config.setting))
+
+
+def _named(config: Config, plan: Plan) -> list[SweepJob]:
+    seedless = plan.on(config.setting.model_copy(update={"seed": 0, "data_seed": None}))
+    groups = {job.name: job.identity for job in seedless.jobs}
+    names = {job.name: f"{job.options.folder}-{job.identity[:12]}" for job in plan.jobs}
     return [
         SweepJob(
             name=names[job.name],
-            identity=hashes[job.name],
             job=replace(job, name=names[job.name], inputs={role: names[other] for role, other in job.inputs.items()}),
-            part=options[job.name],
             config=config,
             label=job.name,
             group=groups[job.name],
         )
-        for job in jobs
+        for job in plan.jobs
     ]
 
 
-def read_job(config_yaml: str, name: str) -> tuple[Config, dict[str, SweepJob]]:
-    """A job's run again, from the configuration that was written for it, with its jobs by name."""
+def read_job(config_yaml: str, name: str) -> tuple[Config, Plan, dict[str, SweepJob]]:
+    """A job's run again, from the configuration that was written for it: its plan, and its jobs by name.
+
+    Raises:
+        UserError: the configuration no longer leads to that job: the code, a plugin or a ticket file has changed.
+    """
     config = Config(**yaml.safe_load(config_yaml))
-    jobs = {job.name: job for job in run_jobs(config)}
-    assert name in jobs, f"{name} is no job of its own configuration"
-    return config, jobs
+    plan = make_plan(config.method, config.setting)
+    jobs = {job.name: job for job in _named(config, plan)}
+    if name not in jobs:
+        raise UserError(
+            f"{name}: its configuration leads to other jobs here; elth_dist, a plugin or a ticket file is not the one "
+            "that it was planned with; submit the sweep again"
+        )
+    return config, plan, jobs
 
 
 def _configs(path: Path, options: SweepOptions, folder: Path, overrides: Mapping[str, Any]) -> Iterator[Config]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from elth_dist.jobs.options import MaskJob, PruneJob, TransferJob
 from elth_dist.jobs.prediction import predict
 from elth_dist.sweeps.plan import Sweep, SweepJob
 
@@ -43,7 +42,7 @@ class Predictor:
     def cost(self, name: str) -> Cost:
         """Of one job, without its inputs. FLOPs of finished ones are counted from their masks; see jobs.prediction."""
         job, predicted = self._sweep.jobs[name], self._predicted.get(name)
-        if isinstance(job.job.options, MaskJob | PruneJob | TransferJob):
+        if not job.job.options.trains:
             return Cost(0.0, 0.0)
         flops = self._measured.get(name, {}).get("train_flops")
         if predicted is None:
@@ -62,13 +61,11 @@ class Predictor:
 
 def describe(job: SweepJob) -> str:
     """What a job is, for people: its name in a run and the network that it works on."""
-    setting = getattr(job.job.options, "setting", None)
-    arch = job.config.model.arch if setting is None else setting.model.arch
-    known = arch in job.label or isinstance(job.job.options, TransferJob)
-    return job.label if known else f"{job.label} ({arch})"
+    arch = job.job.options.arch or job.config.model.arch
+    return job.label if arch.replace("/", "-") in job.label else f"{job.label} ({arch})"
 
 
 def seeds_of(job: SweepJob) -> str:
     """The seeds that a job depends on."""
-    setting = getattr(job.job.options, "setting", None) or job.config.setting
+    setting = job.job.options.network_setting or job.config.setting
     return f"{setting.seed}" if setting.data_seed is None else f"{setting.seed}/{setting.data_seed}"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elth_dist.errors import UserError
-from elth_dist.jobs.options import DynamicJob, PretrainJob
 from elth_dist.reporting.metrics_file import read
 from elth_dist.sweeps.folder import Record, SweepFolder
 from elth_dist.sweeps.plan import Sweep, SweepJob
@@ -62,7 +61,7 @@ def _state(
     verify: bool,
 ) -> State:
     result = folder.job(job.name)
-    if result.result.exists() and (not verify or result.finished(job.identity)):
+    if result.result.exists() and (not verify or result.finished(job.job.identity)):
         return "done"
     if record is not None and record.slurm is not None and record.slurm in queue:
         return "queued" if queue[record.slurm] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING") else "running"
@@ -101,7 +100,7 @@ def progress(job: SweepJob, folder: SweepFolder) -> Progress | None:
     directory = folder.logs(job.name)
     metrics = directory / "metrics.jsonl"
     options = job.job.options
-    setting = getattr(options, "setting", None)
+    setting = options.network_setting
     if setting is None or not metrics.exists():
         return None
     rows = read(metrics)
@@ -110,11 +109,9 @@ def progress(job: SweepJob, folder: SweepFolder) -> Progress | None:
         return None
     first, last = logged[0], logged[-1]
     per_epoch = last["step"] / last["epoch"]
-    end = setting.train.epochs * per_epoch
-    if isinstance(options, PretrainJob):
-        end = options.rewind.iterations(round(per_epoch))
-    if isinstance(options, DynamicJob):
-        end *= options.update.multiplier
+    end = options.end_step(round(per_epoch))
+    if end is None:
+        return None
     speeds = [row["time/images_per_second"] for row in logged[-5:] if "time/images_per_second" in row]
     left = None
     if speeds:
@@ -150,7 +147,7 @@ def measured_speeds(sweep: Sweep, folder: SweepFolder) -> dict[str, float]:
     """images/s of one process by network, as the sweep's own trainings have shown."""
     found: dict[str, list[float]] = {}
     for name, job in sweep.jobs.items():
-        setting, path = getattr(job.job.options, "setting", None), folder.logs(name) / "metrics.jsonl"
+        setting, path = job.job.options.network_setting, folder.logs(name) / "metrics.jsonl"
         if setting is None or not path.exists():
             continue
         speeds = [row["time/images_per_second"] for row in read(path) if "time/images_per_second" in row]

@@ -77,7 +77,7 @@ def cancel(folder: SweepFolder, names: Mapping[str, Record]) -> None:
 
 def _is_light(job: SweepJob) -> bool:
     """Whether a job runs no network on the data."""
-    return getattr(job.job.options, "setting", None) is None
+    return job.job.options.network_setting is None
 
 
 def _send(

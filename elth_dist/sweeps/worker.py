@@ -10,13 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from elth_dist.errors import DisagreementError, UserError
+from elth_dist.errors import DisagreementError, UserError, tell
 from elth_dist.runtime.environment import environment_ranks
 from elth_dist.runtime.rendezvous import meet
 from elth_dist.runtime.slurm import preempted, requeue, slurm_ranks
 from elth_dist.sweeps.folder import SweepFolder
 from elth_dist.sweeps.plan import read_job
-from elth_dist.train import load_ticket, tell, walk
 
 #: Exit status of a job that a signal stopped: its state is safe, the same command continues from there.
 STOPPED = 75
@@ -25,16 +24,12 @@ _HELD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def do(folder: SweepFolder, name: str) -> list[str] | None:
-    """Do a job with all ranks that the environment names; see train.walk for what it returns and raises."""
-    config, jobs = read_job(folder.config(name).read_text(), name)
-    return walk(
-        config,
-        load_ticket(config),
-        folder.directory(name),
-        [jobs[name].job],
-        {job.name: job.identity for job in jobs.values()},
-        {job.name: job.part for job in jobs.values()},
-    )
+    """Do a job with all ranks that the environment names; see jobs.walk for what it returns and raises."""
+    from elth_dist.jobs.walk import walk
+
+    config, plan, jobs = read_job(folder.config(name).read_text(), name)
+    known = {job.name: job.job for job in jobs.values()}
+    return walk(plan, [known[name]], known, folder.directory(name), config.to_yaml())
 
 
 def run_in_slurm(root: str, name: str) -> None:

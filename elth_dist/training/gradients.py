@@ -6,6 +6,7 @@ micro-batch has statistics of its own, as it has in training.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +51,15 @@ class GlobalBatches:
             self._beat()
             yield next(self._loader)
 
+    def close(self) -> None:
+        """Give back the loader's threads and memory."""
+        self._loader.close()
+
     def __enter__(self) -> "GlobalBatches":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._loader.close()
+        self.close()
 
 
 def mean_gradients(
@@ -111,6 +116,58 @@ def hessian_gradient_products(
         _add(total, torch.autograd.grad(along, parameters, materialize_grads=True))
         count += 1
     return _mean(total, count, ranks)
+
+
+@torch.no_grad()
+def mean_input_squares(
+    model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Batch], ranks: Ranks
+) -> dict[str, Tensor]:
+    """The sum of squares of each input channel over positions, averaged over samples. Collective.
+
+    Args:
+        model: as for `mean_gradients`.
+        weights: of its Conv2d and Linear layers, by name.
+        batches, ranks: as for `mean_gradients`.
+
+    Returns:
+        By name, float64, of a shape that multiplies the weight: [1, in] for a Linear, [out, in / groups, 1, 1] for a
+        Conv2d, whose output channels each see the inputs of their group.
+    """
+    layers = {f"{name}.weight": module for name, module in model.named_modules() if f"{name}.weight" in weights}
+    total: dict[str, Tensor] = {}
+    counts = dict.fromkeys(layers, 0)
+
+    def watch(name: str) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            images = inputs[0].detach().double()
+            channels = 1 if isinstance(module, nn.Conv2d) else images.ndim - 1
+            squares = images.square().sum(dim=[dim for dim in range(images.ndim) if dim != channels])
+            total[name] = total.get(name, torch.zeros_like(squares)) + squares
+            counts[name] += len(images)
+
+        return add
+
+    hooks = [module.register_forward_pre_hook(watch(name)) for name, module in layers.items()]
+    try:
+        dtype = next(iter(weights.values())).dtype
+        for batch in batches:
+            model(batch.images.to(dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if unused := weights.keys() - total.keys():
+        raise ValueError(f"{min(unused)} has no input: it is the weight of no Conv2d or Linear layer that is used")
+    means = {name: squares / counts[name] for name, squares in total.items()}
+    ranks.average_(means.values())
+    return {name: _per_weight(mean, layers[name]) for name, mean in means.items()}
+
+
+def _per_weight(channels: Tensor, layer: nn.Module) -> Tensor:
+    """One number per input channel, arranged as the layer's weight."""
+    if not isinstance(layer, nn.Conv2d):
+        return channels[None]
+    by_group = channels.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, dim=0)
+    return by_group[:, :, None, None]
 
 
 def _loss(model: nn.Module, weights: Mapping[str, nn.Parameter], batch: Batch, temperature: float) -> Tensor:

@@ -19,7 +19,7 @@ from elth_dist.options import Step
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.states import load_state, save_state
 from elth_dist.sparsity.masks import prunable_weights
-from elth_dist.sparsity.updates.base import MaskUpdate
+from elth_dist.sparsity.updates.updater import Updater
 from elth_dist.training.clock import Clock
 from elth_dist.training.context import Context
 from elth_dist.training.evaluation import Evaluation, evaluate
@@ -36,7 +36,7 @@ class Task:
     name: str  # of the job, as in the run directory
     title: str  # for people
     model: nn.Module  # fp32, weights at `start`; equal on every rank
-    update: MaskUpdate  # the masks of the prunable weights (dense ones for a dense net), and how they change
+    update: Updater  # the masks of the prunable weights (dense ones for a dense net), and how they change
     seed: int  # of the data order and augmentation
     start: int = 0  # optimizer step at which this training enters the schedule
     until: Step | None = None  # where it leaves the schedule; None: at the end

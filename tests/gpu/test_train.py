@@ -101,7 +101,7 @@ def test_masks_change_as_on_a_cpu(name: str) -> None:
     """From the same weights and gradients; random growth follows the kind of device."""
     from elth_dist.sparsity.masks import Masks
     from elth_dist.sparsity.updates.create import create_update
-    from elth_dist.sparsity.updates.weights import WholeWeights
+    from elth_dist.sparsity.masked_weights import WholeWeights
     from elth_dist.training.masked_sgd import MaskedSGD
     from tests.helpers.updates import DENSITY, network, options_of
 

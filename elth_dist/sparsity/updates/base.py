@@ -1,93 +1,144 @@
-"""What the training loop calls while masks may change, so that it need not know in which way they do."""
+"""What a mask update is: its options, what it costs, and the updater that it creates for a training."""
 
-from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
-from torch import Tensor
+from pydantic import Field
 
-from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.updates.weights import MaskedWeights
+from elth_dist.options import Options, Step
+from elth_dist.registry import OneOf, updates
+from elth_dist.sparsity.distributions import DISTRIBUTIONS, Distribution
+
+if TYPE_CHECKING:
+    from elth_dist.sparsity.masks import Masks
+    from elth_dist.sparsity.updates.updater import Agree, Updater
+
+#: Optimizer steps from one change to the next.
+Interval = Annotated[int, Field(ge=1, le=1 << 30)]
+
+#: A point of a training: a fraction of its optimizer steps, or a step.
+Point = Annotated[float, Field(ge=0, le=1)] | Step
+
+_Number = TypeVar("_Number", int, float)
 
 
-class MaskUpdate(ABC):
-    """What the loop calls, on every rank alike. Steps are optimizer steps, counted from the start of the training.
+def steps_at(point: float | Step, total_steps: int, steps_per_epoch: int) -> int:
+    """A point in optimizer steps: a fraction of `total_steps`, rounded to the nearest, or the step itself."""
+    return point.iterations(steps_per_epoch) if isinstance(point, Step) else round(point * total_steps)
 
-    for each optimizer step: forward and backward of each micro-batch in computing(), after which the gradients stand;
-    skip = before_step(step, finite), and the optimizer is told to skip its update if so; the engine's step;
-    after_step(step, finite).
 
-    `finite` says whether the step's whole gradient is: where it is not, the optimizer changes nothing. It may be a
-    0-dim tensor on the device: whoever reads it only on the steps that matter does not stall the rest.
+def step_cost(sparse: _Number, dense: _Number, dense_gradient: bool = False) -> _Number:
+    """Cost of one training step on one sample: 3 f_S, or 2 f_S + f_D where the gradient of all weights is taken.
 
-    There is no process group in here: gradients are those of the global batch already, weights are equal on all ranks,
-    randomness comes from a generator seeded by (seed, step, layer), and what has to be said to other ranks after a
-    change is a callable that the update is made with. Nor does an update know which rank holds which part of a weight.
+    A step is a forward pass, a backward pass to the activations and one to the weights; each costs what the forward
+    pass costs (RigL, appendix H).
 
-    What is not overridden leaves the masks as they are.
+    Args:
+        sparse: f_S, the forward cost with masks.
+        dense: f_D, the forward cost without.
+        dense_gradient: whether the step takes the gradient of all weights.
+    """
+    return 2 * sparse + (dense if dense_gradient else sparse)
+
+
+class MaskUpdate(Options):
+    """Trains one network from initialisation while its masks change.
+
+    A subclass is an update's options: a field `name` with its default, further fields, `label`, `create`, and `cost`
+    where a step costs more than 3 f_S.
     """
 
-    def __init__(self, masks: Masks) -> None:
-        self._masks = masks
-        self._begun: MaskedWeights | None = None
+    #: What tables and figures call it.
+    label: ClassVar[str]
+    #: Length of the training in the update's paper, in optimizer steps: what `cost` assumes unless told otherwise.
+    published_steps: ClassVar[int] = 32_000
+
+    name: str = Field(description="the mask update")
+    multiplier: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=1,
+        description="train that many times as long: epochs, milestones, warm-up and the update's own points are "
+        "multiplied, intervals are not (RigL-5x: 5)",
+    )
+    distribution: Distribution | Literal["global"] = Field(
+        default="uniform",
+        description="densities of the layers: uniform (the first one dense), ERK, or global (by magnitude over all "
+        "layers)",
+    )
 
     @property
-    def masks(self) -> Masks:
-        """The masks in force: the same object until they change, so that who counts them sees when to do it anew."""
-        return self._masks
-
-    def dense_gradient(self, step: int) -> bool:
-        """Whether `step` takes the gradient of all weights, not of the kept ones alone. It changes nothing.
-
-        This is all that the accounting needs to know beside the masks. A step is a forward pass, a backward pass to the
-        activations and one to the weights, each of which costs what the masks in force during it cost (f_S): 3 f_S; or
-        2 f_S + f_D, if the last one is dense (RigL, appendix H). So: RigL at its update steps (a deferred one counts at
-        each attempt), SNFS and DPF always; static masks, SET and gradual pruning never. Asked once a step, after
-        `before_step` and before `after_step`; answered on the host, without reading from the device.
-        """
-        return False
-
-    def begin(self, weights: MaskedWeights) -> None:
-        """Once, before the first step; when resuming, after the weights and the optimizer's state are restored."""
-        self._begun = weights
-        self._masks = self._masks.to(weights.device)
-        self._install()
-
-    def computing(self) -> AbstractContextManager[None]:
-        """Around the micro-batches of a step, and around each evaluation: the weights are those to compute with."""
-        return nullcontext()
-
-    def before_step(self, step: int, finite: Tensor | bool) -> bool:
-        """The gradients of the weights stand. Returns whether this update takes the optimizer step's place (RigL)."""
-        return False
-
-    def after_step(self, step: int, finite: Tensor | bool) -> None:  # noqa: B027 - most need not do anything
-        """The step is done: the optimizer has updated the weights if `finite`, unless `before_step` took its place."""
-
-    def check(self) -> None:
-        """At each evaluation (in `computing`) and save: AssertionError naming a tensor that breaks what is promised."""
-        self._weights.check()
-
-    def finish(self) -> None:
-        """Once, after the last step: leave the weights masked, and check."""
-        self.check()
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs beyond the weights, the optimizer's state and what `begin` is given.
-
-        Equal on every rank.
-        """
-
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there; called before `begin`, which then installs the masks that were in force."""
+    def details(self) -> list[str]:
+        """What tells options apart in tables, such as "ERK"."""
+        usual = type(self).model_fields["distribution"].default
+        spread = self.distribution.upper() if self.distribution == "erk" else self.distribution
+        return [] if self.distribution == usual else [spread]
 
     @property
-    def _weights(self) -> MaskedWeights:
-        assert self._begun is not None, "nothing has begun: begin() comes first"
-        return self._begun
+    def title(self) -> str:
+        """The update with its options, for tables: "RigL-5x, ERK"."""
+        return ", ".join([self.label if self.multiplier == 1 else f"{self.label}-{self.multiplier}x", *self.details])
 
-    def _install(self) -> None:
-        """Put the masks in force."""
-        self._weights.set_masks(self._masks)
+    def stretched(self) -> Self:
+        """The same for a training that is `multiplier` times as long: its own points, where they are steps."""
+        points = {
+            name: value.times(self.multiplier)
+            for name in type(self).model_fields
+            if isinstance(value := getattr(self, name), Step)
+        }
+        return self.model_copy(update={**points, "multiplier": 1})
+
+    def check(self, total_steps: int, steps_per_epoch: int) -> None:
+        """UserError unless a training of so many steps (times `multiplier`) reaches the points that it must."""
+
+    def layer_densities(self, shapes: Mapping[str, Sequence[int]], density: float) -> dict[str, float]:
+        """The density of each layer at the end; for "global", which only training can tell, `density` everywhere.
+
+        Args:
+            shapes: of the prunable weights by name.
+            density: kept fraction of all of them, 0 < density <= 1.
+        """
+        if self.distribution == "global":
+            return dict.fromkeys(shapes, density)
+        return DISTRIBUTIONS[self.distribution](shapes, density)
+
+    @abstractmethod
+    def create(
+        self, dense: "Masks", *, density: float, seed: int, total_steps: int, steps_per_epoch: int, agree: "Agree"
+    ) -> "Updater":
+        """Create the updater of one training from initialisation; called on `stretched()` options.
+
+        Args:
+            dense: dense masks of the network's prunable weights.
+            density: kept fraction at the end, 0 < density <= 1.
+            seed: of initial masks and random growth; the same on every rank.
+            total_steps: optimizer steps of the training.
+            steps_per_epoch: optimizer steps per epoch.
+            agree: called with the masks after each change; raises unless all ranks hold the same.
+
+        Raises:
+            UserError: the training does not reach a point that the options name.
+        """
+
+    def cost(
+        self,
+        sparse: float,
+        dense: float,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int = 1,
+        convention: str = "exact",
+    ) -> float:
+        """Mean cost of a training step on one sample, as planned. (A run's history tells it as it was.)
+
+        Args:
+            sparse: f_S, the forward cost at the final density, in any unit.
+            dense: f_D, the forward cost of the dense network, in the same unit.
+            total_steps: optimizer steps of the training; None: as in the update's paper.
+            steps_per_epoch: optimizer steps per epoch, where points are given in epochs.
+            convention: how costs are counted (see accounting.conventions); `elth_paper` simplifies some updates.
+        """
+        return step_cost(sparse, dense)
+
+
+#: A field of any registered mask update.
+AnyMaskUpdate = Annotated[MaskUpdate, OneOf("mask update", lambda: updates)]

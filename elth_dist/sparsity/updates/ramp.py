@@ -1,20 +1,66 @@
-"""Gradual pruning and DPF: masks by magnitude, to a density that falls with a cubic ramp (Zhu & Gupta 2018)."""
+"""What gradual pruning and DPF share: masks by magnitude, at a density that follows a cubic ramp."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
 
-import torch
-from torch import Tensor
+from pydantic import Field, model_validator
 
-from elth_dist.sparsity.masks import Masks
-from elth_dist.sparsity.selection import exact_count
-from elth_dist.sparsity.updates.periodic import Agree, PeriodicUpdate
-from elth_dist.sparsity.updates.schedules import Interval, cubic_density
+from elth_dist.errors import UserError
+from elth_dist.sparsity.distributions import Distribution
+from elth_dist.sparsity.updates import base
+from elth_dist.sparsity.updates.schedules import Interval, cubic_density, mean_cubic_share
+from elth_dist.sparsity.updates.updater import Agree, PeriodicUpdater
+
+if TYPE_CHECKING:
+    from elth_dist.sparsity.masks import Masks
+
+
+class RampedUpdate(base.MaskUpdate):
+    """Lowers the density from 1 to its final value while the network trains."""
+
+    distribution: Distribution | Literal["global"] = Field(
+        default="uniform",
+        description="prune each layer by itself to its density (uniform, ERK), or all by global magnitude",
+    )
+    every: base.Interval = Field(default=1000, description="optimizer steps from one pruning to the next")
+    begin: base.Point = Field(default=0.0, description="up to here all is dense: a fraction of the training or a step")
+    end: base.Point = Field(default=0.75, description="from here on the density is the final one: a fraction or a step")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if type(self.begin) is type(self.end) is float and self.begin >= self.end:
+            raise ValueError(f"begin {self.begin} is not before end {self.end}")
+        return self
+
+    def ramp(self, total_steps: int, steps_per_epoch: int) -> tuple[int, int]:
+        """`begin` and `end` in optimizer steps. UserError unless the training reaches them."""
+        begin, end = (base.steps_at(point, total_steps, steps_per_epoch) for point in (self.begin, self.end))
+        if not begin < end <= total_steps:
+            raise UserError(
+                f"the ramp goes from begin {self.begin} (step {begin}) to end {self.end} (step {end}), which must be a "
+                f"later step, {total_steps} at most, the training's last"
+            )
+        return begin, end
+
+    def check(self, total_steps: int, steps_per_epoch: int) -> None:
+        self.stretched().ramp(total_steps * self.multiplier, steps_per_epoch)
+
+    def mean_forward(self, sparse: float, dense: float, total_steps: int | None, steps_per_epoch: int) -> float:
+        """The forward cost of one sample, averaged over the training; arguments as for `cost`."""
+        total = total_steps or self.published_steps
+        share = mean_cubic_share(*self.ramp(total, steps_per_epoch), total, self.every)
+        return dense - share * (dense - sparse)
+
+    def density_ramp(self, dense: "Masks", density: float, total_steps: int, steps_per_epoch: int) -> "DensityRamp":
+        """The densities of one training; arguments as for `create`."""
+        shapes = {name: tuple(mask.shape) for name, mask in dense.items()}
+        final = density if self.distribution == "global" else self.layer_densities(shapes, density)
+        return DensityRamp(self.every, *self.ramp(total_steps, steps_per_epoch), final)
 
 
 @dataclass(frozen=True)
-class Ramp:
+class DensityRamp:
     """The densities of a training, by the number of optimizer steps done; dense up to `begin`, final from `end` on."""
 
     every: int  # optimizer steps between two changes
@@ -23,68 +69,31 @@ class Ramp:
     final: float | Mapping[str, float]  # of all weights together, or of each
 
     def due(self, done: int, last: int) -> bool:
-        """Whether the masks are made anew when `done` steps are, up to the `last`: every so often, and at the end."""
+        """Whether masks are computed after `done` steps: every so often up to `last`, and at the end of the ramp."""
         return done in Interval(self.every, self.begin, last) or done == self.end
 
-    def kept(self, masks: Masks, done: int) -> int | dict[str, int]:
-        """Of `masks`, how many weights stay when `done` steps are: exactly ceil(density x size), or all, if fewer."""
+    def kept(self, masks: "Masks", done: int) -> int | dict[str, int]:
+        """How many weights of `masks` stay after `done` steps: exactly ceil(density x size), or all, if fewer."""
+        from elth_dist.sparsity.selection import exact_count
+
         if not isinstance(self.final, Mapping):
             density = cubic_density(done, self.final, self.begin, self.end)
             return min(masks.kept, exact_count(density, masks.total))
-        found = {}
+        counts = {}
         for name, count in masks.counts.items():
             density = cubic_density(done, self.final[name], self.begin, self.end)
-            found[name] = min(count, exact_count(density, masks[name].numel()))
-        return found
+            counts[name] = min(count, exact_count(density, masks[name].numel()))
+        return counts
 
 
-class _Ramping(PeriodicUpdate):
-    def __init__(self, masks: Masks, ramp: Ramp, agree: Agree) -> None:
+class RampedUpdater(PeriodicUpdater):
+    """Put masks in force that follow a ramp."""
+
+    def __init__(self, masks: "Masks", ramp: DensityRamp, agree: Agree) -> None:
         """`masks`: dense ones."""
         super().__init__(masks, agree)
         self._ramp = ramp
 
-    def _prune(self, masks: Masks, done: int) -> None:
+    def _prune(self, masks: "Masks", done: int) -> None:
         """Put `masks` in force without the smallest weights, at the density for `done` steps."""
         self._change(self._weights.prune(masks, self._ramp.kept(masks, done)))
-
-
-class Gradual(_Ramping):
-    """Prune the smallest kept weights, after the optimizer's step; what is pruned stays so."""
-
-    def after_step(self, step: int, finite: Tensor | bool) -> None:
-        if self._comes(self._ramp.due(step + 1, self._ramp.end), finite):
-            self._prune(self._masks, step + 1)
-
-
-class Dpf(_Ramping):
-    """Dynamic pruning with feedback (Lin et al. 2020): w <- w - lr g(mask w).
-
-    The optimizer trains dense weights and knows of no masks. Forward and backward see pruned ones, so that the gradient
-    is that of the pruned network, at all positions; it is applied to all dense weights. The masks, of the dense
-    weights' magnitude, are made anew every so often, up to the training's end: weights can come back, with their
-    values.
-    """
-
-    def __init__(self, masks: Masks, ramp: Ramp, last: int, agree: Agree) -> None:
-        """`masks`: dense ones. `last`: how many steps the training has."""
-        super().__init__(masks, ramp, agree)
-        self._last = last
-
-    def computing(self) -> AbstractContextManager[None]:
-        return self._weights.computing(self._masks)
-
-    def dense_gradient(self, step: int) -> bool:
-        return True
-
-    def after_step(self, step: int, finite: Tensor | bool) -> None:
-        if self._comes(self._ramp.due(step + 1, self._last), finite):
-            self._prune(Masks({name: torch.ones_like(mask) for name, mask in self._masks.items()}), step + 1)
-
-    def finish(self) -> None:
-        """Leave the pruned network: its dense weights have served."""
-        self._weights.set_masks(self._masks)
-        self.check()
-
-    def _install(self) -> None:
-        """Nothing to do: forward and backward know the masks, see `computing`."""

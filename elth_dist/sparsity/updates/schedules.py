@@ -33,3 +33,15 @@ def cubic_density(step: int, final: float, begin: int, end: int) -> float:
         return 1.0
     left = max(0, end - step) / (end - begin)
     return final + (1 - final) * left**3
+
+
+def mean_cubic_share(begin: int, end: int, total: int, every: int = 1) -> float:
+    """The share of the final sparsity that a cubic ramp reaches, averaged over t = 0, every, 2 every, ..., as in RigL.
+
+    Args:
+        begin, end: of the ramp, in optimizer steps, 0 <= begin < end <= total.
+        total: steps of the training.
+        every: steps between two changes of the masks.
+    """
+    points = range(0, total + 1, every)
+    return sum(1 - cubic_density(step, 0.0, begin, end) for step in points) / len(points)

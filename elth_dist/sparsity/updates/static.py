@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from elth_dist.sparsity.updates.base import MaskUpdate
+from elth_dist.sparsity.updates.updater import Updater
 
 
-class StaticMask(MaskUpdate):
-    """Masks that stay as they are: every ticket's training, and with dense masks any dense one."""
+class StaticMask(Updater):
+    """Keep the masks as they are: every ticket's training, and with dense masks any dense one."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}

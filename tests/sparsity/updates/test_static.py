@@ -5,7 +5,7 @@ from torch import nn
 from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.static import StaticMask
-from elth_dist.sparsity.updates.weights import WholeWeights
+from elth_dist.sparsity.masked_weights import WholeWeights
 from elth_dist.training.masked_sgd import MaskedSGD
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.scores import magnitude
 from elth_dist.sparsity.selection import Threshold, identity, prune_to
 
 

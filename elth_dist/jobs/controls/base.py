@@ -1,0 +1,131 @@
+"""What a control is, and where it stands."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from elth_dist.jobs.graph import Graph
+from elth_dist.jobs.kinds.dynamic import DynamicJob
+from elth_dist.jobs.kinds.imp import PretrainJob
+from elth_dist.jobs.kinds.prune import PruneJob
+from elth_dist.jobs.kinds.train import TrainJob
+from elth_dist.jobs.setting import Setting
+from elth_dist.options import Options, Step
+from elth_dist.registry import OneOf, controls, criteria, updates
+from elth_dist.sparsity.criteria import Criterion
+from elth_dist.sparsity.updates import MaskUpdate
+
+if TYPE_CHECKING:
+    from elth_dist.models.options import Init
+    from elth_dist.tickets.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a control stands: next to the ticket of the job `ticket`, on the network that `setting` trains."""
+
+    name: str
+    setting: Setting
+    ticket: str
+    rewind: Step
+    theta_r: str  # name of the job that trains the network to the rewind step
+
+
+class Control(Options):
+    """An experiment next to a ticket. A subclass is its options: a field `name` with its default, `label`, `plan`."""
+
+    #: What tables and figures call it.
+    label: ClassVar[str]
+    #: Whether it is about what a transfer copied, so that only a transferred ticket has it.
+    of_copies: ClassVar[bool] = False
+    #: Whether the method `ticket` offers it for a ticket file.
+    of_files: ClassVar[bool] = False
+
+    name: str = Field(description="the control")
+
+    @abstractmethod
+    def plan(self, graph: Graph, place: Place) -> None:
+        """Add the control's jobs."""
+
+    def plan_file(self, graph: Graph, setting: Setting, path: str | None, inputs: Mapping[str, str]) -> None:
+        """Add its jobs for a ticket file, or for what the job `inputs["ticket"]` made of it (`path` is None then)."""
+        raise AssertionError(f"{self.name} is no control of a ticket file")
+
+
+class Alteration(Control):
+    """A control that trains a changed ticket."""
+
+    of_files: ClassVar[bool] = True
+
+    @abstractmethod
+    def alter(self, ticket: "Ticket", seed: int, init: "Init") -> "Ticket":
+        """The changed ticket.
+
+        Args:
+            ticket: left as it is.
+            seed: of all randomness.
+            init: how a fresh initialisation is drawn.
+        """
+
+    def plan(self, graph: Graph, place: Place) -> None:
+        graph.add(f"{self.name}-{place.name}", train_job(place.setting, control=self.name), ticket=place.ticket)
+
+    def plan_file(self, graph: Graph, setting: Setting, path: str | None, inputs: Mapping[str, str]) -> None:
+        graph.add("train", train_job(setting, control=self.name, path=path), **inputs)
+
+
+def control_kinds() -> dict[str, type[Options]]:
+    """Everything that can stand next to a ticket: controls, criteria (pruning at theta_r), and mask updates."""
+    scored = {name: kind for name, kind in criteria.items() if kind.as_control}
+    return {**controls, **scored, **updates}
+
+
+#: A field of any control.
+AnyControl = Annotated[Control | Criterion | MaskUpdate, OneOf("control", control_kinds)]
+
+
+def plan_control(graph: Graph, control: AnyControl, place: Place) -> None:
+    """Add the jobs of a control, and what they need first."""
+    setting = place.setting
+    if isinstance(control, Control):
+        control.plan(graph, place)
+    elif isinstance(control, MaskUpdate):
+        longer = "" if control.multiplier == 1 else f"-{control.multiplier}x"
+        graph.add(f"{control.name}{longer}-{place.name}", dynamic_job(setting, control), like=place.ticket)
+    else:
+        theta_r = graph.add(place.theta_r, pretrain_job(setting, place.rewind))
+        options = PruneJob(setting=setting, criterion=control)
+        name = f"{control.name}-{place.name}"
+        mask = graph.add(f"mask-{name}", options, ticket=theta_r, like=place.ticket)
+        graph.add(name, train_job(setting), ticket=mask)
+
+
+def is_of_copies(control: AnyControl) -> bool:
+    """Whether a control is about what a transfer copied."""
+    return isinstance(control, Control) and control.of_copies
+
+
+def pretrain_job(setting: Setting, rewind: Step) -> PretrainJob:
+    """Train to theta_r, which is the same for all data orders after it."""
+    return PretrainJob(setting=setting.model_copy(update={"data_seed": None}), rewind=rewind)
+
+
+def train_job(setting: Setting, *, control: str | None = None, path: str | None = None) -> TrainJob:
+    """Train a ticket to the end."""
+    return TrainJob(setting=setting, data_order="train", control=control, path=path)
+
+
+def dynamic_job(
+    setting: Setting, update: MaskUpdate, *, density: float | None = None, path: str | None = None
+) -> DynamicJob:
+    """Train under a mask update from initialisation, in the data order of dense training."""
+    return DynamicJob(setting=setting, data_order="pretrain", update=update, density=density, path=path)
+
+
+def add_dense(graph: Graph, setting: Setting) -> str:
+    """Add one uninterrupted dense training."""
+    options = TrainJob(setting=setting, data_order="pretrain", control="dense")
+    return graph.add(f"dense-{setting.model.arch}", options)

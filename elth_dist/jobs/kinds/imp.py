@@ -1,0 +1,141 @@
+"""The three jobs of iterative magnitude pruning: train to theta_r, train a level, prune for the next level."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from elth_dist.jobs.kinds.base import JobKind, NetworkJob
+from elth_dist.options import Step
+from elth_dist.registry import job_kinds
+
+if TYPE_CHECKING:
+    from elth_dist.jobs.context import JobContext, Metrics
+    from elth_dist.jobs.graph import Job
+    from elth_dist.jobs.prediction import Forecast, TicketForecast
+    from elth_dist.jobs.report import Rows
+
+
+@job_kinds.add
+class PretrainJob(NetworkJob):
+    """Train dense from initialisation to the rewind step; keep theta_r."""
+
+    name: ClassVar[str] = "pretrain"
+    folder: ClassVar[str] = "pretrain"
+    trains: ClassVar[bool] = True
+
+    rewind: Step
+
+    def end_step(self, steps_per_epoch: int) -> int:
+        return self.rewind.iterations(steps_per_epoch)
+
+    def run(self, job: "JobContext") -> "Metrics":
+        """Leave the level-0 ticket: theta_r with dense masks. With `rewind: 0`, theta_0 as it was initialised."""
+        from elth_dist.jobs.training import (
+            dense_masks,
+            finish_report,
+            initial_model,
+            ticket_metrics,
+            train,
+            training_metrics,
+        )
+        from elth_dist.sparsity.updates.static import StaticMask
+        from elth_dist.tickets.ticket import Ticket, TicketMeta
+
+        setting = self.setting
+        model = initial_model(setting, job.training.dataset)
+        masks = dense_masks(model, setting)
+        weights, rewind_step, metrics = model.state_dict(), 0, {}
+        if self.rewind.amount:
+            title = f"dense {setting.model.arch} to the rewind step {self.rewind}"
+            fitted = train(
+                job, setting, model, StaticMask(masks), data_order="pretrain", title=title, until=self.rewind
+            )
+            weights, rewind_step, metrics = fitted.weights, fitted.end, training_metrics(fitted)
+            finish_report(job, setting, fitted)
+        meta = TicketMeta(dataset=setting.data.name, level=0, rewind_step=rewind_step, config=job.identity)
+        ticket = Ticket(setting.model.arch, weights, masks, meta)
+        if job.is_main:
+            ticket.save(job.folder.ticket)
+        return {**metrics, **ticket_metrics(ticket)}
+
+    def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> "TicketForecast":
+        rewind = self.rewind.iterations(forecast.steps_per_epoch(self.setting))
+        if rewind:
+            forecast.train(name, self.setting, forecast.dense(self.setting), end=rewind)
+        return forecast.dense(self.setting, rewind_step=rewind)
+
+
+@job_kinds.add
+class LevelJob(NetworkJob):
+    """Train the ticket of one level from theta_r to the end."""
+
+    name: ClassVar[str] = "level"
+    folder: ClassVar[str] = "level"
+    trains: ClassVar[bool] = True
+    inputs: ClassVar[Mapping[str, str]] = {"ticket": "of the level", "previous": "of the level before, for the overlap"}
+
+    level: int
+    data_order: str = Field(description="what seeds the data order, together with the run's seed")
+
+    @property
+    def imp_level(self) -> int:
+        return self.level
+
+    def end_step(self, steps_per_epoch: int) -> int:
+        return self.setting.train.epochs * steps_per_epoch
+
+    def run(self, job: "JobContext") -> "Metrics":
+        """Leave the level's ticket and its trained weights. Level 0 is the dense network, from theta_r too."""
+        from elth_dist.jobs.training import train_ticket
+        from elth_dist.tickets.ticket import Ticket
+
+        ticket = Ticket.load(job.inputs["ticket"].ticket)
+        previous = Ticket.load(job.inputs["previous"].ticket).masks if self.level else None
+        title = f"{ticket.arch} at level {self.level}, density {ticket.density:.2%}"
+        return train_ticket(job, self.setting, ticket, data_order=self.data_order, title=title, previous=previous)
+
+    def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> "TicketForecast":
+        forecast.train(name, self.setting, inputs["ticket"])
+        return inputs["ticket"]
+
+    def title(self, job: "Job", rows: "Rows") -> str:
+        return "IMP"
+
+
+@job_kinds.add
+class MaskJob(JobKind):
+    """Prune a ticket by the global magnitude of the weights that it trained to."""
+
+    name: ClassVar[str] = "mask"
+    folder: ClassVar[str] = "mask"
+    inputs: ClassVar[Mapping[str, str]] = {"ticket": "of the level before", "trained": "the weights of that level"}
+
+    level: int
+    prune_fraction: float
+
+    def run(self, job: "JobContext") -> "Metrics":
+        """Leave the next level's ticket: the same theta_r, exactly ceil(fraction x remaining) weights fewer.
+
+        Every rank selects from the whole weights; rank 0's threshold decides, and all ranks prove that they agree.
+        Frankle et al. 2019, "Stabilizing the lottery ticket hypothesis".
+        """
+        from elth_dist.jobs.training import finish_masks
+        from elth_dist.sparsity.scores import magnitude
+        from elth_dist.sparsity.selection import exact_count, prune
+        from elth_dist.tickets.ticket import Ticket
+        from elth_dist.tickets.weights import load_weights
+
+        ranks = job.training.ranks
+        ticket = Ticket.load(job.inputs["ticket"].ticket)
+        trained = load_weights(job.inputs["trained"].trained)
+        masks = ticket.masks.to(ranks.device)
+        scores = magnitude({name: trained[name].to(ranks.device) for name in masks})
+        count = exact_count(self.prune_fraction, masks.kept)
+        pruned = prune(masks, scores, count, share=ranks.broadcast_json)
+        return finish_masks(job, ticket, pruned.to("cpu"), criterion="magnitude", level=self.level)
+
+    def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> "TicketForecast":
+        before = inputs["ticket"]
+        left = 1 - self.prune_fraction
+        return forecast.ticket_like(before, {name: left * before.density(name) for name in forecast.names(before.arch)})

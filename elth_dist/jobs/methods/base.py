@@ -1,0 +1,77 @@
+"""What a method is: options, the graph of jobs that it plans, and what it needs checked before it starts."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from elth_dist.errors import UserError
+from elth_dist.jobs.graph import Graph
+from elth_dist.jobs.setting import Setting
+from elth_dist.options import Options
+from elth_dist.sparsity.updates import MaskUpdate
+
+if TYPE_CHECKING:
+    from elth_dist.tickets.ticket import Ticket
+
+
+class Start(NamedTuple):
+    """Where in the schedule the networks that a method trains begin."""
+
+    where: str  # the option that says so, for people
+    step: int
+
+
+class Method(Options):
+    """What a run does. A subclass is a method's options: a field `name` with its default, more fields, and `plan`."""
+
+    #: Whether the ticket file is trained from its own rewind step, so that it must fit the dataset.
+    trains_file: ClassVar[bool] = False
+
+    if TYPE_CHECKING:
+        name: str
+
+    @abstractmethod
+    def plan(self, graph: Graph, setting: Setting) -> None:
+        """Add the method's jobs, each after those it needs."""
+
+    @property
+    def ticket_file(self) -> str | None:
+        """The ticket file from elsewhere that the method names."""
+        return None
+
+    def check_network(self, arch: str) -> None:
+        """UserError, beginning with an option's name below `method`, unless the method can work on this network."""
+
+    def check_ticket(self, ticket: "Ticket", arch: str) -> None:
+        """UserError unless the ticket file fits the method and the network."""
+
+    def start(self, steps_per_epoch: int) -> Start | None:
+        """Where trainings begin by the method's own options; None: at step 0, or where a ticket file says."""
+        return None
+
+    def mask_updates(self) -> Iterator[tuple[str, MaskUpdate]]:
+        """Every mask update that trainings of the method run, by the option that asks for it."""
+        yield from ()
+
+    def check_length(self, epochs: int, steps_per_epoch: int, ticket: "Ticket | None") -> None:
+        """UserError unless the training is long enough for what the method does in it.
+
+        Args:
+            epochs: `train.epochs`.
+            steps_per_epoch: optimizer steps per epoch.
+            ticket: the ticket file, where it is known.
+        """
+        start = self.start(steps_per_epoch)
+        if start is None and ticket is not None and self.trains_file:
+            start = Start("the ticket's rewind step", ticket.meta.rewind_step)
+        total = epochs * steps_per_epoch
+        if start is not None and start.step >= total:
+            raise UserError(
+                f"{start.where} is step {start.step}, but train.epochs {epochs} makes {total} steps "
+                f"({steps_per_epoch} per epoch): nothing would be left to train"
+            )
+        for option, update in self.mask_updates():
+            try:
+                update.check(total, steps_per_epoch)
+            except UserError as error:
+                raise UserError(f"{option}: {error}") from None

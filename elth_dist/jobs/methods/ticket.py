@@ -1,0 +1,66 @@
+"""ticket: train a ticket from a file."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from elth_dist.errors import UserError
+from elth_dist.jobs.controls import Control
+from elth_dist.jobs.controls.base import train_job
+from elth_dist.jobs.graph import Graph
+from elth_dist.jobs.kinds.transfer import TransferJob
+from elth_dist.jobs.methods.base import Method
+from elth_dist.jobs.setting import Setting
+from elth_dist.registry import controls, methods
+from elth_dist.tickets.options import TransferOptions
+
+if TYPE_CHECKING:
+    from elth_dist.tickets.ticket import Ticket
+
+
+def _of_files(name: str) -> str:
+    valid = [known for known, kind in controls.items() if kind.of_files]
+    if name not in valid:
+        raise ValueError(f"{name!r} is no control of a ticket file; valid are {', '.join(valid)}")
+    return name
+
+
+@methods.add
+class TicketMethod(Method):
+    """Train a ticket from a file, as it is, transformed to another depth, or as a control."""
+
+    trains_file: ClassVar[bool] = True
+
+    name: Literal["ticket"] = "ticket"
+    path: str = Field(description="the ticket file")
+    transfer: TransferOptions | None = Field(default=None, description="to which network it is transferred first")
+    control: Annotated[str, AfterValidator(_of_files)] | None = Field(
+        default=None,
+        description="random: masks permuted within each layer; reinit: the mask on a fresh initialisation; "
+        "random_reinit: both; of what a transfer copied, shuffled_copies: masks permuted, snip_copies: SNIP's masks",
+    )
+
+    @property
+    def ticket_file(self) -> str:
+        return self.path
+
+    def plan(self, graph: Graph, setting: Setting) -> None:
+        path: str | None = self.path
+        inputs = {}
+        if self.transfer is not None:
+            inputs["ticket"] = graph.add("transfer", TransferJob(transfer=self.transfer, path=path))
+            path = None
+        if self.control is None:
+            graph.add("train", train_job(setting, path=path), **inputs)
+        else:
+            control: Control = controls[self.control]()
+            control.plan_file(graph, setting, path, inputs)
+
+    def check_ticket(self, ticket: "Ticket", arch: str) -> None:
+        plan = None if self.transfer is None else self.transfer.plan_from(ticket.arch)
+        trained = ticket.arch if plan is None else plan.target
+        if trained != arch:
+            raise UserError(f"model.arch: is {arch!r}, but method.path and method.transfer make a {trained}")
+        plan = plan or ticket.meta.plan
+        if self.control is not None and controls[self.control].of_copies and (plan is None or not any(plan.copies)):
+            raise UserError(f"method.control: {self.control}, but no unit of the {trained} is a transfer's copy")

@@ -1,0 +1,83 @@
+"""From a method and a setting to jobs, and what can be checked before any process waits for another."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from elth_dist.data.catalog import check_data
+from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
+from elth_dist.data.sampling import TrainPlan
+from elth_dist.jobs.graph import Graph, Job
+from elth_dist.jobs.methods import Method
+from elth_dist.jobs.setting import Setting
+
+if TYPE_CHECKING:
+    from elth_dist.tickets.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do."""
+
+    method: Method
+    setting: Setting
+    jobs: list[Job]  # each after those it needs
+    ticket: "Ticket | None" = None  # the file that the method names
+
+    def on(self, setting: Setting) -> "Plan":
+        """The same under another setting."""
+        return _plan(self.method, setting, self.ticket)
+
+    def check_size(self, num_train: int, rank: int = 0, world_size: int = 1) -> None:
+        """UserError unless `num_train` samples make the steps that the training needs."""
+        check_size(self.method, self.setting, num_train, self.ticket, rank, world_size)
+
+
+def make_plan(method: Method, setting: Setting) -> Plan:
+    """Plan the jobs of a method.
+
+    Raises:
+        UserError: the ticket file that the method names is no ticket, or does not fit.
+    """
+    ticket = None
+    if method.ticket_file is not None:
+        from elth_dist.tickets.ticket import Ticket
+
+        ticket = Ticket.load(method.ticket_file)
+        method.check_ticket(ticket, setting.model.arch)
+    return _plan(method, setting, ticket)
+
+
+def _plan(method: Method, setting: Setting, ticket: "Ticket | None") -> Plan:
+    path = method.ticket_file
+    graph = Graph({} if path is None or ticket is None else {path: ticket.hash})
+    method.plan(graph, setting)
+    return Plan(method, setting, graph.jobs, ticket)
+
+
+def check(method: Method, setting: Setting, rank: int, world_size: int, *, elsewhere: bool = False) -> None:
+    """Find the mistakes that show before any process waits for another, and before anything is written. UserError.
+
+    `elsewhere`: the ranks will run on other machines, which may see other files and packages.
+    """
+    train, engine = setting.train, setting.engine
+    engine.check(
+        global_batch=train.global_batch,
+        accumulate=train.accumulate,
+        world_size=world_size,
+        precision=train.precision,
+        compile_model=train.compile,
+    )
+    check_data(setting.data, elsewhere=elsewhere)
+    if setting.data.name == "digits":
+        check_size(method, setting, DIGITS_TRAIN_SIZE, None, rank, world_size)
+    else:  # the rest once the dataset is counted
+        TrainPlan(0, train.global_batch, train.global_batch, train.accumulate, rank, world_size)
+
+
+def check_size(
+    method: Method, setting: Setting, num_train: int, ticket: "Ticket | None", rank: int, world_size: int
+) -> None:
+    """UserError unless `num_train` samples make the steps that the method needs."""
+    train = setting.train
+    steps = TrainPlan(0, num_train, train.global_batch, train.accumulate, rank, world_size).steps_per_epoch
+    method.check_length(train.epochs, steps, ticket)

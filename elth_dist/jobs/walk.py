@@ -1,0 +1,86 @@
+"""Doing jobs one after the other, with all ranks that the environment names."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from elth_dist.data.dataset import open_dataset
+from elth_dist.engines.create import image_dtype
+from elth_dist.errors import UserError
+from elth_dist.jobs.graph import Job
+from elth_dist.jobs.plan import Plan
+from elth_dist.jobs.run import run_job
+from elth_dist.reporting.reporter import Reporter
+from elth_dist.runtime.ranks import open_ranks
+from elth_dist.runtime.run_directory import RunDirectory, environment
+from elth_dist.runtime.signals import StopSignals
+from elth_dist.runtime.watchdog import Watchdog
+from elth_dist.training.context import Context
+from elth_dist.training.loop import Stopped
+
+
+def walk(
+    plan: Plan,
+    jobs: Sequence[Job],
+    known: Mapping[str, Job],
+    directory: RunDirectory,
+    config_yaml: str,
+    *,
+    finish: Callable[[], None] | None = None,
+) -> list[str] | None:
+    """Open all that trainings need, and do jobs one after the other.
+
+    Args:
+        plan: of the run that the jobs are of.
+        jobs: what to do, inputs first.
+        known: these jobs and all that they need, by name.
+        directory: where results lie; taken for this process group as long as the walk lasts.
+        config_yaml: the resolved configuration, which is written down.
+        finish: called on rank 0 when all is done.
+
+    Returns:
+        None when all is done; else the names of the signals that asked some rank to stop, the same on all ranks: the
+        state is safe, and the same call continues from there.
+
+    Raises:
+        UserError, DisagreementError: as the jobs do.
+    """
+    setting = plan.setting
+    engine = setting.engine
+    with (
+        directory,
+        open_ranks(engine.device, engine.timeout_minutes) as ranks,
+        StopSignals(ranks) as stop,
+        Watchdog(engine.timeout_minutes, ranks.rank) as watchdog,
+    ):
+        dtype = image_dtype(setting.train.precision)
+        dataset = open_dataset(setting.data, ranks, default_root=directory.digits, dtype=dtype)
+        plan.check_size(dataset.num_train, ranks.rank, ranks.world_size)
+        ticket = plan.ticket if plan.method.trains_file else None
+        if ticket is not None and ticket.num_classes != dataset.num_classes:
+            raise UserError(
+                f"{plan.method.ticket_file}: the ticket has {ticket.num_classes} classes, the dataset "
+                f"{dataset.num_classes}"
+            )
+        surroundings = environment(ranks)
+        identities = {job.name: job.identity for job in jobs}
+        directory.prepare(ranks, config_yaml, surroundings, identities, {job.name: job.part for job in jobs})
+        texts = {"config": _code(config_yaml), "environment": _code(json.dumps(surroundings, indent=1))}
+        with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main, texts=texts) as reporter:
+            context = Context(ranks, dataset, reporter, stop, watchdog)
+            try:
+                for job in jobs:
+                    if not run_job(job, known, directory, context):
+                        reporter.say(f"{job.name}: finished already")
+            except Stopped as stopped:
+                reporter.say(f"{stopped}: the same command continues from there")
+                received = ranks.gather_json(stop.received.name if stop.received else None)
+                return sorted({name for name in received if name})
+            if finish is not None and ranks.is_main:
+                finish()
+            ranks.barrier()
+    return None
+
+
+def _code(text: str) -> str:
+    """As a block of code in markdown."""
+    return f"```\n{text}\n```"

@@ -1,0 +1,42 @@
+"""Random: scores drawn at random."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from elth_dist.registry import criteria
+from elth_dist.runtime.seeds import derive_seed
+from elth_dist.sparsity.criteria.base import Criterion, Evidence, Matched
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@criteria.add
+class Random(Criterion):
+    """Random masks: scores drawn at random."""
+
+    label: ClassVar[str] = "random masks"
+    as_control: ClassVar[bool] = False  # the control of that name permutes the ticket's own masks
+
+    name: Literal["random"] = "random"
+    matched: Matched = Field(
+        default="layerwise",
+        description="'layerwise': match each layer's density, as the ticket has it (the paper's Random); 'global': "
+        "match the total density",
+    )
+
+    def scores(self, evidence: Evidence) -> "dict[str, Tensor]":
+        return random_scores(evidence.weights, derive_seed(evidence.seed, "random scores"))
+
+
+def random_scores(weights: "Mapping[str, Tensor]", seed: int) -> "dict[str, Tensor]":
+    """Uniform numbers, the same for a seed and name anywhere; the global random state is neither read nor changed."""
+    import torch
+
+    scores = {}
+    for name, weight in weights.items():
+        generator = torch.Generator().manual_seed(derive_seed(seed, "random scores", name))
+        scores[name] = torch.rand(weight.shape, generator=generator).to(weight.device)
+    return scores

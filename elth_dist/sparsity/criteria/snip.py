@@ -1,0 +1,43 @@
+"""SNIP: |w g| (Lee et al. 2019)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from elth_dist.registry import criteria
+from elth_dist.sparsity.criteria.base import Batches, Criterion, Evidence, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@criteria.add
+class Snip(Criterion):
+    """SNIP: |w g|, g being the gradient of the loss (Lee et al. 2019)."""
+
+    label: ClassVar[str] = "SNIP"
+    name: Literal["snip"] = "snip"
+    variant: Variant = Field(
+        default="published",
+        description="'elth_code': g over an epoch, BatchNorm with its running statistics, as E-LTH's authors' code",
+    )
+    batches: Batches = Field(
+        default=None, description="global batches that g is averaged over; null: 1 (elth_code: an epoch)"
+    )
+
+    @property
+    def details(self) -> list[str]:
+        return super().details + (["ELTH code"] if self.variant == "elth_code" else [])
+
+    def scores(self, evidence: Evidence) -> "dict[str, Tensor]":
+        published = self.variant == "published"
+        batches = self.batches or (1 if published else None)
+        return snip_scores(evidence.weights, evidence.mean_gradients(batches=batches, training=published))
+
+
+def snip_scores(weights: "Mapping[str, Tensor]", gradients: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """|w g|: how much the loss is about to change when w goes (Lee et al. 2019, equation 6, without its norm)."""
+    from elth_dist.sparsity.scores import comparable, products
+
+    return comparable(products(weights, gradients), absolute=True)

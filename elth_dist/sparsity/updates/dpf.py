@@ -1,0 +1,88 @@
+"""DPF: dynamic model pruning with feedback (Lin et al. 2020)."""
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from elth_dist.registry import updates
+from elth_dist.sparsity.distributions import Distribution
+from elth_dist.sparsity.updates.base import Interval, step_cost
+from elth_dist.sparsity.updates.ramp import DensityRamp, RampedUpdate, RampedUpdater
+from elth_dist.sparsity.updates.updater import Agree, Updater
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from elth_dist.sparsity.masks import Masks
+
+
+@updates.add
+class Dpf(RampedUpdate):
+    """DPF: dense weights train on the gradient at the pruned ones; masks follow their magnitude (Lin et al. 2020)."""
+
+    label: ClassVar[str] = "DPF"
+    published_steps: ClassVar[int] = 300 * 390  # CIFAR-10, 300 epochs at batch 128
+
+    name: Literal["dpf"] = "dpf"
+    distribution: Distribution | Literal["global"] = Field(
+        default="global",
+        description="prune all by global magnitude, or each layer by itself to its density (uniform, ERK)",
+    )
+    every: Interval = Field(default=16, description="optimizer steps from one mask to the next")
+
+    def create(
+        self, dense: "Masks", *, density: float, seed: int, total_steps: int, steps_per_epoch: int, agree: Agree
+    ) -> Updater:
+        ramp = self.density_ramp(dense, density, total_steps, steps_per_epoch)
+        return DpfUpdater(dense, ramp, total_steps, agree)
+
+    def cost(
+        self,
+        sparse: float,
+        dense: float,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int = 1,
+        convention: str = "exact",
+    ) -> float:
+        """E_t[2 f_S(t)] + f_D. `elth_paper` counts f_S + 2 f_D."""
+        if convention == "elth_paper":
+            return sparse + 2 * dense
+        return step_cost(self.mean_forward(sparse, dense, total_steps, steps_per_epoch), dense, dense_gradient=True)
+
+
+class DpfUpdater(RampedUpdater):
+    """w <- w - lr g(mask w).
+
+    The optimizer trains dense weights and knows of no masks. Forward and backward see pruned ones, so that the gradient
+    is that of the pruned network, at all positions; it is applied to all dense weights. The masks, of the dense
+    weights' magnitude, are computed again every so often, up to the training's end: weights can come back, with their
+    values.
+    """
+
+    def __init__(self, masks: "Masks", ramp: DensityRamp, last: int, agree: Agree) -> None:
+        """`masks`: dense ones. `last`: how many steps the training has."""
+        super().__init__(masks, ramp, agree)
+        self._last = last
+
+    def computing(self) -> AbstractContextManager[None]:
+        return self._weights.computing(self._masks)
+
+    def dense_gradient(self, step: int) -> bool:
+        return True
+
+    def after_step(self, step: int, finite: "Tensor | bool") -> None:
+        if self._comes(self._ramp.due(step + 1, self._last), finite):
+            import torch
+
+            dense = type(self._masks)({name: torch.ones_like(mask) for name, mask in self._masks.items()})
+            self._prune(dense, step + 1)
+
+    def finish(self) -> None:
+        """Leave the pruned network: its dense weights have served."""
+        self._weights.set_masks(self._masks)
+        self.check()
+
+    def _install(self) -> None:
+        """Nothing to do: forward and backward know the masks, see `computing`."""

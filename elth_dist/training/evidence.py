@@ -1,0 +1,132 @@
+"""What criteria measure on a network at theta_r: gradients of the global batch, Hessian products, input norms."""
+
+from collections.abc import Mapping
+from typing import Self
+
+from torch import Tensor, nn
+
+from elth_dist.accounting.layers import count_layers
+from elth_dist.runtime.seeds import derive_seed
+from elth_dist.sparsity.linearised import LinearisedNetwork
+from elth_dist.sparsity.masks import Masks, prunable_weights
+from elth_dist.training.context import Context
+from elth_dist.training.gradients import GlobalBatches, hessian_gradient_products, mean_gradients, mean_input_squares
+from elth_dist.training.loop import Stopped
+from elth_dist.training.options import TrainOptions
+
+# Cost of a measurement per sample, in dense forward passes: a gradient is 3; a Hessian product takes another gradient
+# and a backward pass through that, which is twice its cost.
+_GRADIENT, _HESSIAN_PRODUCT, _FORWARD = 3, 3 + 6, 1
+
+
+class NetworkEvidence:
+    """The Evidence protocol (sparsity.criteria.base) on a bare network of this rank.
+
+    The model's BatchNorm is put into the mode that a measurement asks for, and its running statistics may change.
+    """
+
+    def __init__(
+        self, name: str, model: nn.Module, masks: Masks, train: TrainOptions, seed: int, context: Context
+    ) -> None:
+        """
+        Args:
+            name: of the job, for people.
+            model: on the ranks' device.
+            masks: dense masks of the weights that compete.
+            train: global batch and accumulation of the batches that are looked at.
+            seed: the run's.
+            context: ranks, dataset, and what may interrupt a measurement.
+        """
+        self.masks = masks
+        self.flops = 0  # of all measurements so far, over all ranks
+        self._name, self._model, self._train, self._seed, self._context = name, model, train, seed, context
+        prunable = prunable_weights(model)
+        self._weights: dict[str, nn.Parameter] = {name: prunable[name] for name in masks}
+        self._batches: dict[int | None, GlobalBatches] = {}
+        self._linearised: LinearisedNetwork | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare network."""
+        return self._model
+
+    @property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """The weights that compete, by name."""
+        return self._weights
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._seed
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the dataset."""
+        return self._context.dataset.num_classes
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per global batch."""
+        return self._train.global_batch
+
+    def mean_gradients(
+        self, *, batches: int | None, training: bool = True, temperature: float = 1.0
+    ) -> dict[str, Tensor]:
+        """See Evidence."""
+        data = self._look(batches, training, _GRADIENT)
+        return mean_gradients(self._model, self._weights, data, self._context.ranks, temperature=temperature)
+
+    def hessian_gradient_products(
+        self, gradients: Mapping[str, Tensor], *, batches: int | None, training: bool = True, temperature: float = 1.0
+    ) -> dict[str, Tensor]:
+        """See Evidence."""
+        data = self._look(batches, training, _HESSIAN_PRODUCT)
+        ranks = self._context.ranks
+        return hessian_gradient_products(self._model, self._weights, gradients, data, ranks, temperature=temperature)
+
+    def input_norms(self, *, batches: int | None, training: bool = False) -> dict[str, Tensor]:
+        """See Evidence."""
+        data = self._look(batches, training, _FORWARD)
+        squares = mean_input_squares(self._model, self._weights, data, self._context.ranks)
+        return {name: square.sqrt().float() for name, square in squares.items()}
+
+    def linearised_gradients(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See Evidence."""
+        self._beat()
+        self._linearised = self._linearised or LinearisedNetwork(self._model, self._context.dataset.image_size)
+        self._count(_GRADIENT)
+        return self._linearised.gradients(self.masks)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for batches in self._batches.values():
+            batches.close()
+
+    def _look(self, batches: int | None, training: bool, passes: int) -> GlobalBatches:
+        """The global batches of a measurement that costs so many forward passes; puts the model into its mode."""
+        self._model.train(training)
+        if batches not in self._batches:
+            self._batches[batches] = GlobalBatches(
+                self._context.dataset,
+                seed=derive_seed(self._seed, "order", "prune"),
+                global_batch=self._train.global_batch,
+                accumulate=self._train.accumulate,
+                batches=batches,
+                beat=self._beat,
+            )
+        data = self._batches[batches]
+        self._count(passes * data.samples)
+        return data
+
+    def _count(self, passes: int) -> None:
+        size = self._context.dataset.image_size
+        self.flops += passes * 2 * count_layers(self._model, (3, size, size)).macs
+
+    def _beat(self) -> None:
+        """Between two passes, on all ranks alike. Stopped, if a signal asked for it: the job then starts over."""
+        self._context.watchdog.beat()
+        if self._context.stop.poll():
+            raise Stopped(self._name, 0)
