@@ -7,7 +7,8 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+import sysconfig
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -65,7 +66,7 @@ def module_name(plugin: str) -> str:
         raise UserError(f"plugins: {plugin}: {path.stem!r} cannot be a module's name; rename the file")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
     spec = importlib.util.find_spec(path.stem)
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
         raise UserError(f"plugins: {plugin}: another module is named {path.stem} already; rename the file")
@@ -87,14 +88,31 @@ def _load(name: str) -> None:
         _loaded.append(name)
 
 
+def absolute(plugin: str) -> str:
+    """The plugin as another process of this machine can load it: a file by its absolute path, a module by its name."""
+    return str(Path(plugin).resolve()) if plugin.endswith(".py") else plugin
+
+
 def loaded() -> list[Plugin]:
     """Every plugin that load_plugins() has imported, in order."""
     return list(dict.fromkeys(plugin for name in _loaded if (plugin := plugin_of(name)) is not None))
 
 
-def loaded_modules() -> Sequence[str]:
-    """The modules that load_plugins() has imported, in order."""
-    return tuple(_loaded)
+def sources_to_copy() -> dict[str, Path]:
+    """Sources of the loaded plugins that are not installed: file by its path below a folder of the import path."""
+    installed = [Path(sysconfig.get_path(place)) for place in ("purelib", "platlib")]
+    files: dict[str, Path] = {}
+    for plugin in loaded():
+        paths = source_files(plugin.name)
+        if any(folder in path.parents for folder in installed for path in paths):
+            continue
+        root = Path(sys.modules[plugin.name].__path__[0]).parent if _is_package(plugin.name) else paths[0].parent
+        files |= {str(path.relative_to(root)): path for path in paths}
+    return files
+
+
+def _is_package(name: str) -> bool:
+    return hasattr(sys.modules[name], "__path__")
 
 
 def plugin_of(module: str) -> Plugin | None:

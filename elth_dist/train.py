@@ -7,11 +7,15 @@ skipped, what was interrupted continues, so that the same command always leads t
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from elth_dist.config import Config, read_config
 from elth_dist.errors import DisagreementError, UserError, tell
 from elth_dist.jobs.plan import check, make_plan
 from elth_dist.runtime.environment import environment_ranks
+
+if TYPE_CHECKING:
+    from elth_dist.runtime.run_directory import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,8 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(config: Config) -> None:
-    """Walk the method's graph of jobs with all ranks; report at the end. UserError, DisagreementError."""
+def run(config: Config) -> "dict[str, Result]":
+    """Walk the method's graph of jobs with all ranks; report at the end.
+
+    Returns:
+        The results of the finished jobs by name: of all of them, unless a signal asked for the end.
+
+    Raises:
+        UserError, DisagreementError: as the jobs do.
+    """
     # torch takes seconds to import; most mistakes have been found by now
     from elth_dist.jobs.report import write_report
     from elth_dist.jobs.walk import walk
@@ -52,6 +63,7 @@ def run(config: Config) -> None:
         write_report(jobs, directory, title=config.run.name)
 
     walk(plan, jobs, {job.name: job for job in jobs}, directory, config.to_yaml(), finish=report)
+    return {job.name: directory.job(job.name).read() for job in jobs if directory.job(job.name).result.exists()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The code that queued jobs run: a copy, so that editing the checkout does not change them."""
+"""The code that queued jobs run: a copy, so that editing the checkout or a plugin does not change them."""
 
 import hashlib
 import json
@@ -6,24 +6,34 @@ import shutil
 from pathlib import Path
 
 import elth_dist
+from elth_dist.plugins import sources_to_copy
 from elth_dist.runtime.files import make_folder, whole_folder
 from elth_dist.runtime.run_directory import REVISION_FILE, git_revision
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy this package below `folder`, under the hash of its content; a folder for PYTHONPATH. One a content."""
+    """Copy this package and the plugins that are not installed below `folder`, under the hash of their content.
+
+    Returns:
+        A folder for PYTHONPATH; there is one per content.
+    """
     package = Path(elth_dist.__file__).resolve().parent
-    sources = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".typed"))
+    sources = {
+        str(path.relative_to(package.parent)): path
+        for path in sorted(package.rglob("*"))
+        if path.suffix in (".py", ".typed")
+    }
+    sources |= sources_to_copy()
     digest = hashlib.sha256()
-    for path in sources:
-        digest.update(f"{path.relative_to(package)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    for name, path in sources.items():
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     target = folder / digest.hexdigest()[:12]
     if target.is_dir():
         return target
     make_folder(folder)
     with whole_folder(target) as scratch:
-        for path in sources:
-            copy = scratch / package.name / path.relative_to(package)
+        for name, path in sources.items():
+            copy = scratch / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         (scratch / REVISION_FILE).write_text(json.dumps(git_revision()))
