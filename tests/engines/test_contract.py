@@ -25,7 +25,7 @@ from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.selection import prune_to
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 from tests.helpers.ranks import run_ranks
 
 ENGINES: dict[str, dict[str, Any]] = {

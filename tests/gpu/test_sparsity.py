@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks
 from elth_dist.sparsity.selection import exact_count, prune, select
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 
 pytestmark = [
     pytest.mark.gpu,

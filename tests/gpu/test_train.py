@@ -50,7 +50,7 @@ def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
     from elth_dist.sparsity.masks import Masks, prunable_weights
     from elth_dist.sparsity.updates.create import create_update
     from elth_dist.sparsity.updates.static import StaticMask
-    from elth_dist.training.masked_sgd import MaskedSGD
+    from elth_dist.training.masked import MaskedSGD
     from elth_dist.training.meters import Meters
     from tests.helpers.updates import options_of
 
@@ -102,7 +102,7 @@ def test_masks_change_as_on_a_cpu(name: str) -> None:
     from elth_dist.sparsity.masks import Masks
     from elth_dist.sparsity.updates.create import create_update
     from elth_dist.sparsity.updates.weights import WholeWeights
-    from elth_dist.training.masked_sgd import MaskedSGD
+    from elth_dist.training.masked import MaskedSGD
     from tests.helpers.updates import DENSITY, network, options_of
 
     found = []

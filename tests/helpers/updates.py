@@ -17,7 +17,7 @@ from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.create import create_update
 from elth_dist.sparsity.updates.options import Dynamic
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 
 STEPS = 12
 DENSITY = 0.3

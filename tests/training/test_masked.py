@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 
 RECIPES = [
     {"lr": 0.1},
