@@ -115,8 +115,10 @@ class Masked(torch.optim.Optimizer):
         self._skip = calls
 
     def restart(self) -> None:
-        """Forget all state and masks, for an engine that has put other tensors into `param_groups` (ZeRO)."""
+        """Forget all state, masks and names, for an engine that has put other tensors into `param_groups` (ZeRO)."""
         self.state.clear()
+        for group in self.param_groups:
+            group.pop("param_names", None)
         self._multipliers = {}
         self._settle()
 
@@ -177,7 +179,7 @@ class Masked(torch.optim.Optimizer):
         return {
             name: parameter
             for group in self.param_groups
-            for name, parameter in zip(group.get("param_names", ()), group["params"], strict=False)
+            for name, parameter in zip(group.get("param_names", ()), group["params"], strict="param_names" in group)
         }
 
     def _slots_at(self, parameter: Tensor) -> dict[str, Tensor]:

@@ -5,14 +5,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elth_dist.training.masked import MaskedSGD
+from elth_dist.sparsity.masks import Masks
+from elth_dist.training.masked import Masked, MaskedAdamW, MaskedSGD
 
-RECIPES = [
-    {"lr": 0.1},
-    {"lr": 0.1, "momentum": 0.9},
-    {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2},
-    {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2, "nesterov": True},
+Kind = type[MaskedSGD] | type[MaskedAdamW]
+PEERS: dict[Any, Any] = {MaskedSGD: torch.optim.SGD, MaskedAdamW: torch.optim.AdamW}
+RECIPES: list[tuple[Kind, dict[str, Any]]] = [
+    (MaskedSGD, {"lr": 0.1}),
+    (MaskedSGD, {"lr": 0.1, "momentum": 0.9}),
+    (MaskedSGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2}),
+    (MaskedSGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2, "nesterov": True}),
+    (MaskedAdamW, {"lr": 0.01, "weight_decay": 0.0}),
+    (MaskedAdamW, {"lr": 0.01}),
+    (MaskedAdamW, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.5}),
 ]
+every_recipe = pytest.mark.parametrize(
+    ("kind", "recipe"), [pytest.param(*row, id=f"{row[0].__name__}-{index}") for index, row in enumerate(RECIPES)]
+)
+every_optimizer = pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [
+        pytest.param(MaskedSGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}, id="sgd"),
+        pytest.param(MaskedAdamW, {"lr": 0.01, "weight_decay": 0.1}, id="adamw"),
+    ],
+)
 
 
 def network(dtype: torch.dtype = torch.float32, memory_format: torch.memory_format = torch.channels_last) -> nn.Module:
@@ -46,34 +62,41 @@ def backward(model: nn.Module, step: int, scale: float = 1.0) -> None:
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Copies of the parameters, then of their momentum."""
+    """Copies of the parameters, then of all their state, counters too."""
     parameters = list(model.parameters())
-    momentum = [optimizer.state.get(parameter, {}).get("momentum_buffer") for parameter in parameters]
-    return [tensor.detach().clone() for tensor in [*parameters, *momentum] if tensor is not None]
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    state = [tensor for slots in states for _, tensor in sorted(slots.items()) if tensor is not None]
+    return [tensor.detach().clone() for tensor in [*parameters, *state]]
+
+
+def slots_of(optimizer: Masked, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """What masks act on, of a parameter."""
+    return {name: optimizer.state[parameter][name] for name in optimizer.slots}
 
 
 def bits(tensors: list[Tensor]) -> list[bytes]:
     return [tensor.detach().cpu().contiguous().numpy().tobytes() for tensor in tensors]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@every_recipe
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_masked_training_equals_one_that_masks_weights_and_momentum_anew_each_step(
-    recipe: dict[str, Any], dtype: torch.dtype, memory_format: torch.memory_format
+def test_a_masked_training_equals_one_that_masks_weights_and_slots_again_after_each_step(
+    kind: Kind, recipe: dict[str, Any], dtype: torch.dtype, memory_format: torch.memory_format
 ) -> None:
     model, peer = network(dtype, memory_format), network(dtype, memory_format)
     masks, peer_masks = masks_of(model), masks_of(peer)
-    optimizer = MaskedSGD(model.parameters(), **recipe, masks=masks)
-    reference = torch.optim.SGD(peer.parameters(), **recipe, fused=True)
+    optimizer = kind(model.parameters(), **recipe, masks=masks)
+    reference = PEERS[kind](peer.parameters(), **recipe, fused=True)
 
     def mask_peer() -> None:
         with torch.no_grad():
             for parameter, mask in peer_masks.items():
                 parameter.masked_fill_(~mask, 0)
-                momentum = reference.state.get(parameter, {}).get("momentum_buffer")
-                if momentum is not None:
-                    momentum.masked_fill_(~mask, 0)
+                for name in kind.slots:
+                    slot = reference.state.get(parameter, {}).get(name)
+                    if slot is not None:
+                        slot.masked_fill_(~mask, 0)
 
     mask_peer()
     for step in range(8):
@@ -89,10 +112,31 @@ def test_a_masked_training_equals_one_that_masks_weights_and_momentum_anew_each_
         assert parameter[~mask].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_without_masks_it_is_plain_sgd_to_the_bit(recipe: dict[str, Any]) -> None:
+@every_recipe
+def test_it_equals_torchs_with_gradients_masked_by_hand(kind: Kind, recipe: dict[str, Any]) -> None:
     model, peer = network(), network()
-    optimizer, reference = MaskedSGD(model.parameters(), **recipe), torch.optim.SGD(peer.parameters(), **recipe)
+    optimizer = kind(model.parameters(), **recipe, masks=masks_of(model))
+    reference = PEERS[kind](peer.parameters(), **recipe, fused=True)
+    with torch.no_grad():
+        for parameter, mask in masks_of(peer).items():
+            parameter.masked_fill_(~mask, 0)
+    for step in range(5):
+        backward(model, step)
+        optimizer.step()
+        backward(peer, step)
+        for parameter, mask in masks_of(peer).items():
+            parameter.grad.mul_(mask)
+        reference.step()
+    assert all(map(torch.equal, snapshot(model, optimizer), snapshot(peer, reference)))  # zeros of either sign
+
+
+@every_recipe
+@pytest.mark.parametrize("masks", ["none", "dense"])
+def test_without_pruned_weights_it_is_torchs_to_the_bit(kind: Kind, recipe: dict[str, Any], masks: str) -> None:
+    model, peer = network(), network()
+    optimizer, reference = kind(model.parameters(), **recipe), PEERS[kind](peer.parameters(), **recipe)
+    if masks == "dense":
+        optimizer.set_masks({parameter: torch.ones_like(mask) for parameter, mask in masks_of(model).items()})
     for step in range(5):
         backward(model, step)
         optimizer.step()
@@ -102,29 +146,62 @@ def test_without_masks_it_is_plain_sgd_to_the_bit(recipe: dict[str, Any]) -> Non
     for ours, theirs in zip(model.parameters(), peer.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
     fused_peer = network()
-    fused = torch.optim.SGD(fused_peer.parameters(), **recipe, fused=True)
+    fused = PEERS[kind](fused_peer.parameters(), **recipe, fused=True)
     for step in range(5):
         backward(fused_peer, step)
         fused.step()
-    assert bits(list(model.parameters())) == bits(list(fused_peer.parameters()))
+    assert bits(snapshot(model, optimizer)) == bits(snapshot(fused_peer, fused))
 
 
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [
+        pytest.param(MaskedSGD, {"lr": 0.3, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True}, id="sgd"),
+        pytest.param(MaskedAdamW, {"lr": 0.03, "weight_decay": 0.1, "eps": 1e-20}, id="adamw"),
+    ],
+)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_pruned_weights_and_momentum_are_exactly_zero_after_many_steps(memory_format: torch.memory_format) -> None:
+def test_pruned_weights_and_slots_are_exactly_zero_after_many_steps(
+    kind: Kind, recipe: dict[str, Any], memory_format: torch.memory_format
+) -> None:
     model = network(memory_format=memory_format)
     masks = masks_of(model)
-    optimizer = MaskedSGD(model.parameters(), lr=0.3, momentum=0.9, weight_decay=1e-3, nesterov=True, masks=masks)
+    optimizer = kind(model.parameters(), **recipe, masks=masks)
     for step in range(60):
         backward(model, step)
         optimizer.step()
     for parameter, mask in masks.items():
         assert parameter[~mask].count_nonzero() == 0
-        assert optimizer.state[parameter]["momentum_buffer"][~mask].count_nonzero() == 0
         assert parameter[mask].all()
-        assert parameter.stride() == optimizer.state[parameter]["momentum_buffer"].stride()
+        for slot in slots_of(optimizer, parameter).values():
+            assert slot[~mask].count_nonzero() == 0
+            assert slot[mask].all()
+            assert parameter.stride() == slot.stride()
+    assert optimizer.not_zero() == ([], {})
 
 
-def scaled(optimizer: MaskedSGD, scale: float, found_inf: float) -> None:
+@every_optimizer
+def test_damage_is_found_by_slot(kind: Kind, recipe: dict[str, Any]) -> None:
+    model = network()
+    masks = masks_of(model)
+    optimizer = kind(model.parameters(), **recipe, masks=masks)
+    weight, other = masks
+    for name in kind.slots:
+        optimizer.state[weight][name].fill_(float("nan"))
+        wrong = optimizer.not_zero()
+        assert wrong[0] == []
+        assert list(wrong[1]) == [name]
+        assert len(wrong[1][name]) == 1
+        assert wrong[1][name][0] is weight
+        optimizer.state[weight][name].zero_()
+    with torch.no_grad():
+        other.view(-1)[(~masks[other]).view(-1)] = 1e-45
+    [damaged], slots = optimizer.not_zero()
+    assert damaged is other
+    assert slots == {}
+
+
+def scaled(optimizer: Masked, scale: float, found_inf: float) -> None:
     """Step as torch.amp.GradScaler.step does, which sets these two and calls step()."""
     optimizer.grad_scale = torch.tensor(scale)
     optimizer.found_inf = torch.tensor(found_inf)
@@ -132,11 +209,14 @@ def scaled(optimizer: MaskedSGD, scale: float, found_inf: float) -> None:
     del optimizer.grad_scale, optimizer.found_inf
 
 
+@every_optimizer
 @pytest.mark.parametrize("steps_before", [0, 3])
-def test_a_step_of_non_finite_gradients_changes_not_a_bit(steps_before: int) -> None:
-    """Also the very first, when a plain fused SGD would leave uninitialised memory as momentum."""
+def test_a_step_of_non_finite_gradients_changes_not_a_bit(
+    kind: Kind, recipe: dict[str, Any], steps_before: int
+) -> None:
+    """Also the very first, when a plain fused SGD would leave uninitialised memory as momentum; counters too."""
     model = network()
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3, masks=masks_of(model))
+    optimizer = kind(model.parameters(), **recipe, masks=masks_of(model))
     for step in range(steps_before):
         backward(model, step)
         optimizer.step()
@@ -149,11 +229,11 @@ def test_a_step_of_non_finite_gradients_changes_not_a_bit(steps_before: int) -> 
     assert bits(snapshot(model, optimizer)) == before
 
 
-def test_gradients_are_unscaled_within_the_step() -> None:
+@every_optimizer
+def test_gradients_are_unscaled_within_the_step(kind: Kind, recipe: dict[str, Any]) -> None:
     model, peer = network(), network()
-    recipe = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-    optimizer = MaskedSGD(model.parameters(), **recipe, masks=masks_of(model))
-    reference = MaskedSGD(peer.parameters(), **recipe, masks=masks_of(peer))
+    optimizer = kind(model.parameters(), **recipe, masks=masks_of(model))
+    reference = kind(peer.parameters(), **recipe, masks=masks_of(peer))
     for step in range(3):
         backward(model, step, scale=2.0**10)  # a power of two: unscaling is exact
         scaled(optimizer, 2.0**10, found_inf=0.0)
@@ -162,9 +242,10 @@ def test_gradients_are_unscaled_within_the_step() -> None:
     assert bits(snapshot(model, optimizer)) == bits(snapshot(peer, reference))
 
 
-def test_torchs_grad_scaler_drives_it() -> None:
+@every_optimizer
+def test_torchs_grad_scaler_drives_it(kind: Kind, recipe: dict[str, Any]) -> None:
     model = network()
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, masks=masks_of(model))
+    optimizer = kind(model.parameters(), **recipe, masks=masks_of(model))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
     before = bits(snapshot(model, optimizer))
     scaler.scale(torch.ones(()))  # the scaler is set up by its first use
@@ -180,11 +261,11 @@ def test_torchs_grad_scaler_drives_it() -> None:
     assert scaler.get_scale() == 2.0**7
 
 
-def test_skip_next_skips_exactly_one_update() -> None:
+@every_optimizer
+def test_skip_next_skips_exactly_one_update(kind: Kind, recipe: dict[str, Any]) -> None:
     model, peer = network(), network()
-    recipe = {"lr": 0.1, "momentum": 0.9}
-    optimizer = MaskedSGD(model.parameters(), **recipe, masks=masks_of(model))
-    reference = MaskedSGD(peer.parameters(), **recipe, masks=masks_of(peer))
+    optimizer = kind(model.parameters(), **recipe, masks=masks_of(model))
+    reference = kind(peer.parameters(), **recipe, masks=masks_of(peer))
     for step in range(4):
         backward(model, step)
         if step == 1:
@@ -201,21 +282,22 @@ def test_skip_next_skips_exactly_one_update() -> None:
     assert bits(snapshot(model, optimizer)) == bits(snapshot(peer, reference))
 
 
-def test_new_masks_in_mid_training_zero_what_goes_and_free_what_comes_back() -> None:
+@every_optimizer
+def test_new_masks_in_mid_training_zero_what_goes_and_free_what_comes_back(kind: Kind, recipe: dict[str, Any]) -> None:
     model = network()
     old, new = masks_of(model, seed=1), masks_of(model, seed=2)
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3, masks=old)
+    optimizer = kind(model.parameters(), **recipe, masks=old)
     for step in range(4):
         backward(model, step)
         optimizer.step()
     before = {parameter: parameter.detach().clone() for parameter in new}
     optimizer.set_masks(new)
     for parameter, mask in new.items():
-        momentum = optimizer.state[parameter]["momentum_buffer"]
         assert torch.equal(parameter, torch.where(mask, before[parameter], 0.0))
-        assert parameter[~mask].count_nonzero() == momentum[~mask].count_nonzero() == 0
-        assert momentum[mask & old[parameter]].all()
-        assert momentum[mask & ~old[parameter]].count_nonzero() == 0
+        for slot in slots_of(optimizer, parameter).values():
+            assert parameter[~mask].count_nonzero() == slot[~mask].count_nonzero() == 0
+            assert slot[mask & old[parameter]].all()
+            assert slot[mask & ~old[parameter]].count_nonzero() == 0
     backward(model, 9)
     optimizer.step()
     for parameter, mask in new.items():
@@ -227,11 +309,12 @@ def test_new_masks_in_mid_training_zero_what_goes_and_free_what_comes_back() -> 
     assert all(parameter[~mask].count_nonzero() > 0 for parameter, mask in new.items())
 
 
-def test_parameters_without_a_mask_are_trained_as_ever() -> None:
+@every_optimizer
+def test_parameters_without_a_mask_are_trained_as_ever(kind: Kind, recipe: dict[str, Any]) -> None:
     """Up to the first step, when what they see is still the same, with any masks on the others."""
     model, peer = network(), network()
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
-    reference = MaskedSGD(peer.parameters(), lr=0.1, momentum=0.9)
+    optimizer = kind(model.parameters(), **recipe)
+    reference = kind(peer.parameters(), **recipe)
     for net in (model, peer):
         backward(net, 0)
     optimizer.set_masks(masks_of(model))
@@ -241,10 +324,11 @@ def test_parameters_without_a_mask_are_trained_as_ever() -> None:
         assert torch.equal(ours, theirs) == (name not in ("0.weight", "3.weight"))
 
 
-def test_a_parameter_without_gradient_stays_as_it_is() -> None:
+@every_optimizer
+def test_a_parameter_without_gradient_stays_as_it_is(kind: Kind, recipe: dict[str, Any]) -> None:
     model = network()
     masks = masks_of(model)
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1, masks=masks)
+    optimizer = kind(model.parameters(), **recipe, masks=masks)
     model[0].weight.requires_grad_(False)
     before = snapshot(model, optimizer)
     backward(model, 0)
@@ -256,12 +340,13 @@ def test_a_parameter_without_gradient_stays_as_it_is() -> None:
     optimizer.step()  # nothing has a gradient
 
 
-def test_parameter_groups_have_their_own_options() -> None:
+@every_optimizer
+def test_parameter_groups_have_their_own_options(kind: Kind, recipe: dict[str, Any]) -> None:
     model = network()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
-    optimizer = MaskedSGD(groups, lr=0.1, momentum=0.9, masks=masks_of(model))
+    optimizer = kind(groups, **{**recipe, "lr": 0.1}, masks=masks_of(model))
     before = snapshot(model, optimizer)[: len(list(model.parameters()))]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -270,20 +355,91 @@ def test_parameter_groups_have_their_own_options() -> None:
         torch.testing.assert_close(parameter.detach(), old * (0.95 if parameter.ndim > 1 else 1.0))
 
 
-def test_a_restored_optimizer_continues_to_the_bit_and_keeps_its_masks() -> None:
-    recipe = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+def test_a_group_that_is_added_later_has_its_state_at_once() -> None:
+    first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4))
+    for optimizer in (MaskedSGD([first], lr=0.1, momentum=0.9), MaskedAdamW([first])):
+        optimizer.add_param_group({"params": [second]})
+        assert optimizer.state[second].keys() == optimizer.state[first].keys() != set()
+        assert all(tensor.count_nonzero() == 0 for tensor in optimizer.state[second].values())
+
+
+def test_a_restarted_optimizer_has_fresh_state_and_no_masks() -> None:
     model = network()
-    optimizer = MaskedSGD(model.parameters(), **recipe, masks=masks_of(model))
+    for optimizer in (
+        MaskedSGD(model.named_parameters(), lr=0.1, momentum=0.9, masks=masks_of(model)),
+        MaskedAdamW(model.named_parameters(), masks=masks_of(model)),
+    ):
+        backward(model, 0)
+        optimizer.step()
+        optimizer.restart()
+        assert all(tensor.count_nonzero() == 0 for state in optimizer.state.values() for tensor in state.values())
+        assert optimizer.not_zero() == ([], {})
+        with pytest.raises(ValueError, match="knows no names"):
+            optimizer.set_masks({"0.weight": torch.ones(8, 3, 3, 3, dtype=torch.bool)})
+
+
+def test_adamw_without_eps_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"eps 0\.0: must be above"):
+        MaskedAdamW([nn.Parameter(torch.ones(3))], eps=0.0)
+
+
+# ------------------------------------------------------------------------------------------------- masks by name
+
+
+@every_optimizer
+@pytest.mark.parametrize("grouped", [False, True])
+def test_masks_can_be_given_by_name(kind: Kind, recipe: dict[str, Any], grouped: bool) -> None:
+    model, peer = network(), network()
+    by_parameter = masks_of(peer)
+    masks = Masks({"0.weight": by_parameter[peer[0].weight], "3.weight": by_parameter[peer[3].weight]})
+    named: Any = model.named_parameters()
+    if grouped:
+        pairs = list(named)
+        named = [{"params": pairs[:2]}, {"params": pairs[2:], "weight_decay": recipe["weight_decay"]}]
+    optimizer = kind(named, **recipe, masks=masks)
+    reference = kind(peer.parameters(), **recipe, masks=by_parameter)
+    for step in range(3):
+        backward(model, step)
+        optimizer.step()
+        backward(peer, step)
+        reference.step()
+    assert bits(snapshot(model, optimizer)) == bits(snapshot(peer, reference))
+    assert masks.check_zero(dict(model.named_parameters())) == []
+
+
+@every_optimizer
+def test_names_that_do_not_fit_are_named(kind: Kind, recipe: dict[str, Any]) -> None:
+    model = network()
+    optimizer = kind(model.named_parameters(), **recipe)
+    before = bits(snapshot(model, optimizer))
+    good = torch.zeros(8, 3, 3, 3, dtype=torch.bool)
+    for masks, message in (
+        ({"0.weight": good, "module.3.weight": good}, r"'module\.3\.weight', .* did you mean '3\.weight'\?"),
+        ({"0.weight": good, "3.weight": good}, r"for '3\.weight' \[8, 8, 1, 1\]; bool and the same shape"),
+        ({"0.weight": good, "stem": good}, r"'stem', a parameter that the optimizer does not have$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimizer.set_masks(masks)
+    assert bits(snapshot(model, optimizer)) == before
+    with pytest.raises(ValueError, match=r"'0\.weight', but the optimizer knows no names: .*named_parameters"):
+        kind(model.parameters(), **recipe, masks={"0.weight": good})
+
+
+@every_optimizer
+def test_a_restored_optimizer_continues_to_the_bit_and_keeps_its_masks(kind: Kind, recipe: dict[str, Any]) -> None:
+    model = network()
+    optimizer = kind(model.parameters(), **recipe, masks=masks_of(model))
     for step in range(3):
         backward(model, step)
         optimizer.step()
     state = copy.deepcopy(optimizer.state_dict())
-    assert all(slot.keys() == {"momentum_buffer"} for slot in state["state"].values())
-    for slot in state["state"].values():
-        slot["momentum_buffer"] = slot["momentum_buffer"].contiguous()  # a file knows no channels_last
+    assert all(slots.keys() == {*kind.slots, *kind.counters} for slots in state["state"].values())
+    for slots in state["state"].values():
+        for name in kind.slots:
+            slots[name] = slots[name].contiguous()  # a file knows no channels_last
     resumed = network()
     resumed.load_state_dict(model.state_dict())
-    continued = MaskedSGD(resumed.parameters(), **recipe, masks=masks_of(resumed))
+    continued = kind(resumed.parameters(), **recipe, masks=masks_of(resumed))
     continued.load_state_dict(state)
     for step in range(3, 6):
         backward(model, step)
@@ -294,11 +450,12 @@ def test_a_restored_optimizer_continues_to_the_bit_and_keeps_its_masks() -> None
     assert all(parameter[~mask].count_nonzero() == 0 for parameter, mask in masks_of(resumed).items())
 
 
-def test_gradients_of_other_strides_are_taken_by_their_indices() -> None:
+@every_optimizer
+def test_gradients_of_other_strides_are_taken_by_their_indices(kind: Kind, recipe: dict[str, Any]) -> None:
     """torch's fused kernel on CPUs would go through both in memory order."""
     model, peer = network(), network(memory_format=torch.contiguous_format)
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, masks=masks_of(model))
-    reference = MaskedSGD(peer.parameters(), lr=0.1, momentum=0.9, masks=masks_of(peer))
+    optimizer = kind(model.parameters(), **recipe, masks=masks_of(model))
+    reference = kind(peer.parameters(), **recipe, masks=masks_of(peer))
     backward(peer, 0)
     for parameter, other in zip(model.parameters(), peer.parameters(), strict=True):
         parameter.grad = other.grad.clone()
@@ -308,18 +465,22 @@ def test_gradients_of_other_strides_are_taken_by_their_indices() -> None:
     assert bits(snapshot(model, optimizer)) == bits(snapshot(peer, reference))
 
 
-def test_weights_whose_memory_format_changes_under_the_optimizer_are_an_error() -> None:
+@every_optimizer
+def test_weights_whose_memory_format_changes_under_the_optimizer_are_an_error(
+    kind: Kind, recipe: dict[str, Any]
+) -> None:
     model = network(memory_format=torch.contiguous_format)
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = kind(model.parameters(), **recipe)
     model.to(memory_format=torch.channels_last)
     backward(model, 0)
     with pytest.raises(AssertionError, match="memory format"):
         optimizer.step()
 
 
-def test_a_closure_is_evaluated_once_even_when_the_update_is_skipped() -> None:
+@every_optimizer
+def test_a_closure_is_evaluated_once_even_when_the_update_is_skipped(kind: Kind, recipe: dict[str, Any]) -> None:
     model = network()
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, masks=masks_of(model))
+    optimizer = kind(model.parameters(), **recipe, masks=masks_of(model))
     calls: list[int] = []
 
     def closure() -> float:
@@ -334,10 +495,11 @@ def test_a_closure_is_evaluated_once_even_when_the_update_is_skipped() -> None:
     assert len(calls) == 2
 
 
-def test_masks_that_do_not_fit_are_refused_before_anything_changes() -> None:
+@every_optimizer
+def test_masks_that_do_not_fit_are_refused_before_anything_changes(kind: Kind, recipe: dict[str, Any]) -> None:
     model = network()
     masks = masks_of(model)
-    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, masks=masks)
+    optimizer = kind(model.parameters(), **recipe, masks=masks)
     before = bits(snapshot(model, optimizer))
     weight, good = model[0].weight, ~masks[model[0].weight]
     for odd in (
