@@ -35,7 +35,7 @@ class Masked(torch.optim.Optimizer):
     #: State that counts a parameter's steps: 0-d fp32 on its device.
     counters: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, params: ParamsT, masks: ByParameter | ByName | None, **options: Any) -> None:
+    def __init__(self, params: ParamsT, masks: ByParameter | ByName | None = None, **options: Any) -> None:
         self._multipliers: dict[Tensor, Tensor] = {}
         self._skip = 0
         super().__init__(params, **{**options, "fused": True})

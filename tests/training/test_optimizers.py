@@ -111,7 +111,7 @@ class FromElsewhere(Optimizer):
             slots = ("exp_avg", "exp_avg_sq")
             counters = ("step",)
 
-        return MaskedAdam(groups, None, lr=lr, weight_decay=weight_decay)
+        return MaskedAdam(groups, lr=lr, weight_decay=weight_decay)
 
 
 def test_a_kind_from_elsewhere_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:

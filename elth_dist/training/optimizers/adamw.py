@@ -35,7 +35,9 @@ class AdamW(Optimizer):
         for option in ("momentum", "nesterov"):
             value = getattr(train, option)
             if value != type(train).model_fields[option].default:
-                raise ValueError(f"{option} {value}: adamw has none; leave it out, and set optimizer.betas instead")
+                raise ValueError(
+                    f"{option} {value}: adamw has none; leave it out, and set train.optimizer.betas instead"
+                )
 
     def create(
         self, groups: Sequence[dict[str, Any]], *, lr: float, weight_decay: float, train: TrainOptions
