@@ -28,7 +28,7 @@ from elth_dist.engines.options import EngineOptions
 from elth_dist.models.build import build_model
 from elth_dist.runtime.ranks import open_ranks
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 
 ENGINES = {"ddp": {"name": "ddp"}} | {f"ZeRO {n}": {"name": "deepspeed", "zero_stage": n} for n in range(4)}
 DENSITY = 0.2621  # of the paper's sixth level

@@ -32,7 +32,7 @@ from elth_dist.sparsity.updates.create import create_update
 from elth_dist.sparsity.updates.drop_and_grow import drop_and_grow, random_masks
 from elth_dist.sparsity.updates.options import Dynamic
 from elth_dist.sparsity.updates.static import StaticMask
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 
 TOTAL = 1 << 20  # steps of the imagined training: the ones measured are near its begin
 #: Each update, the option that holds its interval, and what else it is made with.

@@ -23,7 +23,7 @@ from torch.nn.utils import prune as torch_prune
 
 from elth_dist.models.build import build_model
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 
 RECIPE: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
 

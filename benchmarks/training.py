@@ -26,7 +26,7 @@ from elth_dist.models.build import build_model
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.updates.static import StaticMask
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 from elth_dist.training.meters import Meters
 
 

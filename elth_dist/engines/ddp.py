@@ -137,7 +137,7 @@ class DdpEngine:
     def save(self, folder: Path) -> None:
         own = {"buffers": dict(self._model.named_buffers())}
         save_state(folder / f"engine-{self._ranks.rank:05d}.safetensors", own)
-        if self._ranks.is_main:  # weights and momentum are equal on every rank
+        if self._ranks.is_main:  # weights and optimizer are equal on every rank
             whole = {
                 "weights": dict(self._model.named_parameters()),
                 "optimizer": [self._optimizer.state[p] for p in self._parameters()],

@@ -176,7 +176,7 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         own: dict[str, Any] = {"buffers": dict(self._model.named_buffers())}
         if self._sharded is not None:
-            own |= {"partitions": list(self._sharded.partitions), "optimizer": self._sharded.slots}
+            own |= {"partitions": list(self._sharded.partitions), "optimizer": self._sharded.states}
         save_state(folder / f"engine-{self._ranks.rank:05d}.safetensors", own)
         if self._ranks.is_main:  # equal on every rank
             whole: dict[str, Any] = {"zero_stage": self._options.zero_stage, "loss_scale": self._loss_scale_state()}
@@ -193,7 +193,7 @@ class DeepSpeedEngine:
         copy_into(dict(self._model.named_buffers()), own["buffers"])
         if self._sharded is not None:
             copy_into(dict(enumerate(self._sharded.partitions)), dict(enumerate(own["partitions"])))
-            for live, saved in zip(self._sharded.slots, own["optimizer"], strict=True):
+            for live, saved in zip(self._sharded.states, own["optimizer"], strict=True):
                 copy_into(live, saved)
             self._sharded.publish()
         else:

@@ -11,18 +11,18 @@ from elth_dist.sparsity.masked_weights import MaskedOptimizer, MaskedWeights
 
 
 class TrainingOptimizer(MaskedOptimizer, Protocol):
-    """What engines and the loop need of an optimizer; training.masked_sgd.MaskedSGD is one."""
+    """What engines and the loop need of an optimizer; those of training.masked are such."""
 
     param_groups: list[dict[str, Any]]
 
     def step(self) -> Any:
-        """Update; does nothing, without a word from the device, where its attribute `found_inf` (0-d fp32) is 1."""
+        """Update; changes nothing, no slot either, and asks the device nothing, where `found_inf` (0-d fp32) is 1."""
 
     def skip_next(self, calls: int = 1) -> None:
         """The next so many calls of step() change nothing; 0: take it back."""
 
     def restart(self) -> None:
-        """Forget all state and masks: other tensors have taken the parameters' places. Their momentum starts at 0."""
+        """Forget all state and masks: other tensors have taken the parameters' places. Their state starts at 0."""
 
     def zero_grad(self) -> None: ...
 

@@ -65,12 +65,17 @@ class ShardedOptimizer:
         return found
 
     @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the state that masks act on."""
+        return self._base.slots
+
+    @property
     def state(self) -> Mapping[Any, dict[str, Any]]:
-        """Each partition's slots."""
+        """Each partition's state."""
         return self._base.state
 
     @property
-    def slots(self) -> list[dict[str, Any]]:
+    def states(self) -> list[dict[str, Any]]:
         """Of each partition, in order."""
         return [self._base.state[partition] for partition in self.partitions]
 
@@ -93,7 +98,7 @@ class ShardedOptimizer:
 
     @torch.no_grad()
     def set_masks(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
-        """Replace all masks (bool, of the whole parameter's shape); master weights and momentum take them on at once.
+        """Replace all masks (bool, of the whole parameter's shape); master weights and slots take them on at once.
 
         ValueError for a parameter that is not the optimizer's, or a mask that is not bool or not of its shape.
         Collective: the weights to compute with are gathered anew.
@@ -121,10 +126,14 @@ class ShardedOptimizer:
                 kept[index][offset : offset + length] = own.to(kept[index].device)
         return kept
 
-    def not_zero(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Masked parameters with a pruned weight, and with a pruned momentum, that is not exactly zero on this rank."""
-        momentum = [slots.get("momentum_buffer") for slots in self.slots]
-        return self.wrong(self.partitions, self._kept, self._masks), self.wrong(momentum, self._kept, self._masks)
+    def not_zero(self) -> tuple[list[nn.Parameter], dict[str, list[nn.Parameter]]]:
+        """Masked parameters with a pruned weight that is not exactly zero on this rank; by slot, with such a slot."""
+        weights = self.wrong(self.partitions, self._kept, self._masks)
+        states = self.states
+        slots = {
+            name: self.wrong([state.get(name) for state in states], self._kept, self._masks) for name in self.slots
+        }
+        return weights, {name: parameters for name, parameters in slots.items() if parameters}
 
     @torch.no_grad()
     def wrong(

@@ -14,20 +14,24 @@ from elth_dist.sparsity.selection import Threshold, identity, prune_to
 
 
 class MaskedOptimizer(Protocol):
-    """What masked weights need of the optimizer; training.masked_sgd.MaskedSGD is one."""
+    """What masked weights need of the optimizer; training.masked has some."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the state that masks act on: SGD's "momentum_buffer", AdamW's "exp_avg" and "exp_avg_sq"."""
 
     @property
     def state(self) -> Mapping[Any, dict[str, Any]]:
-        """Each trained tensor's slots: "momentum_buffer", of the tensor's shape, where there is momentum.
+        """Each trained tensor's state: those of `slots` that it has, of the tensor's shape, and counters.
 
         The tensors are the parameters; under ZeRO 1 to 3, the flat partitions of them that this rank trains.
         """
 
     def set_masks(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
-        """Keep the weights where these masks are False, and their momentum, at exactly zero from now on."""
+        """Keep the weights where these masks are False, and their slots, at exactly zero from now on."""
 
-    def not_zero(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Masked parameters with a pruned weight that is not exactly zero, and those with such a momentum.
+    def not_zero(self) -> tuple[list[nn.Parameter], dict[str, list[nn.Parameter]]]:
+        """Masked parameters with a pruned weight that is not exactly zero; and by slot, those with such a slot, if any.
 
         As far as this rank holds them.
         """
@@ -58,22 +62,24 @@ class MaskedWeights(ABC):
         return next(iter(self._parameters.values())).device
 
     def set_masks(self, masks: Masks) -> None:
-        """Keep weights where these masks are False, and their momentum, at exactly zero from now on.
+        """Keep weights where these masks are False, and the optimizer's slots, at exactly zero from now on.
 
-        Weights that come back are zero, and so is their momentum.
+        Weights that come back are zero, and so are their slots.
         """
         self._optimizer.set_masks(self._by_parameter(masks))
         self._installed = masks
 
     def check(self) -> None:
-        """AssertionError, naming the tensors, unless every pruned weight and its momentum are exactly zero.
+        """AssertionError, naming the tensors, unless every pruned weight and its optimizer slots are exactly zero.
 
         As far as this rank holds them, and the weights to compute with as well as those that are trained.
         """
-        wrong, momentum = ([self._names[weight] for weight in found] for found in self._optimizer.not_zero())
-        wrong += self._computed_not_zero()
+        weights, slots = self._optimizer.not_zero()
+        wrong = [self._names[weight] for weight in weights] + self._computed_not_zero()
         assert not wrong, f"pruned weights are not zero in {', '.join(wrong)}"
-        assert not momentum, f"the momentum of pruned weights is not zero in {', '.join(momentum)}"
+        for slot, parameters in slots.items():
+            names = ", ".join(self._names[parameter] for parameter in parameters)
+            raise AssertionError(f"the {slot} of pruned weights is not zero in {names}")
 
     @abstractmethod
     def whole(self, name: str) -> Tensor:

@@ -13,6 +13,7 @@ from elth_dist.accounting.meter import Flops, FlopsMeter
 from elth_dist.engines.create import create_engine
 from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
+from elth_dist.engines.protocol import TrainingOptimizer
 from elth_dist.errors import UserError
 from elth_dist.models.build import architecture_of
 from elth_dist.options import Step
@@ -23,7 +24,6 @@ from elth_dist.sparsity.updates.updater import Updater
 from elth_dist.training.clock import Clock
 from elth_dist.training.context import Context
 from elth_dist.training.evaluation import Evaluation, evaluate
-from elth_dist.training.masked_sgd import MaskedSGD
 from elth_dist.training.meters import Meters
 from elth_dist.training.options import TrainOptions
 from elth_dist.training.schedule import learning_rate
@@ -297,18 +297,12 @@ class _Training:
         reporter.progress(self.step, values)
 
 
-def _optimizer(model: nn.Module, options: TrainOptions) -> MaskedSGD:
+def _optimizer(model: nn.Module, options: TrainOptions) -> TrainingOptimizer:
     parameters = list(model.parameters())
     groups: list[dict[str, Any]] = [{"params": parameters}]
-    if options.decay == "weights":  # biases and BatchNorm's parameters are vectors
+    if options.decay == "weights":  # biases and the parameters of BatchNorm and LayerNorm are vectors
         groups = [
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-    return MaskedSGD(
-        groups,
-        lr=options.peak_lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.nesterov,
-    )
+    return options.optimizer.create(groups, lr=options.peak_lr, weight_decay=options.weight_decay, train=options)

@@ -4,7 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from elth_dist import registry
 from elth_dist.options import NO_EFFECT, Options, Step
+from elth_dist.registry import OneOf
+from elth_dist.training.optimizers import Optimizer
+from elth_dist.training.optimizers.sgd import Sgd
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -34,11 +38,18 @@ class TrainOptions(Options):
     )
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(default=0.1, description="factor at each milestone")
     warmup: Step = Field(default=Step.parse(0), description="linear warm-up from 0 up to here")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    optimizer: Annotated[Optimizer, OneOf("optimizer", lambda: registry.optimizers)] = Field(
+        default=Sgd(), description="a name, or a name with options"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="of sgd")
+    nesterov: bool = Field(default=False, description="sgd with Nesterov's momentum")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1e-4, description="sgd adds it to the gradient, times the weight; adamw shrinks weights by lr times it"
+    )
     decay: Literal["all", "weights"] = Field(
-        default="all", description="what weight decay acts on: all parameters (the paper), or no biases and BatchNorm"
+        default="all",
+        description="what weight decay acts on: all parameters (the paper), or those of two or more dimensions "
+        "(no biases, no parameters of BatchNorm and LayerNorm)",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = Field(default="fp32", description="compute type of forward and backward (torch.amp)")
@@ -60,8 +71,7 @@ class TrainOptions(Options):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0")
+        self.optimizer.check(self)
         if self.global_batch % self.accumulate:
             raise ValueError(f"global_batch {self.global_batch} is not a multiple of accumulate {self.accumulate}")
         return self

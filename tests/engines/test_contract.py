@@ -5,10 +5,10 @@ ranks; each test then looks at its part of what came back.
 """
 
 import gc
+import math
 import weakref
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.selection import prune_to
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import Masked, MaskedAdamW, MaskedSGD
 from tests.helpers.ranks import run_ranks
 
 ENGINES: dict[str, dict[str, Any]] = {
@@ -39,6 +39,11 @@ ENGINES: dict[str, dict[str, Any]] = {
         "zero_stage": 3,
         "deepspeed_config": {"zero_optimization": {"stage3_param_persistence_threshold": 32}},
     },
+}
+#: (ours, torch's, options); AdamW with an eps that keeps it from making steps of rounding errors
+OPTIMIZERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "sgd": (MaskedSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}),
+    "adamw": (MaskedAdamW, torch.optim.AdamW, {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1}),
 }
 CLASSES, SIZE, GLOBAL_BATCH = 5, 8, 8
 Steps = list[tuple[torch.Tensor, torch.Tensor]]
@@ -77,18 +82,21 @@ def open_engine(
     accumulate: int = 1,
     masked: bool = False,
     groups: bool = False,
+    optimizer: str = "sgd",
     **more: Any,
 ) -> Engine:
     engine = create_engine(EngineOptions(**options), ranks, Numerics(**more))
     masks = masks_of(model)
 
-    def optimizer(placed: nn.Module) -> MaskedSGD:
+    def build(placed: nn.Module) -> Masked:
         parameters = list(placed.parameters())
         vectors: dict[str, Any] = {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0}
         split = [{"params": [p for p in parameters if p.ndim > 1]}, vectors] if groups else [{"params": parameters}]
-        return MaskedSGD(split, lr=0.1, momentum=0.9, weight_decay=1e-3)
+        kind, _, recipe = OPTIMIZERS[optimizer]
+        made: Masked = kind(split, **recipe)
+        return made
 
-    engine.prepare(model, optimizer, (GLOBAL_BATCH // (ranks.world_size * accumulate), 3, SIZE, SIZE))
+    engine.prepare(model, build, (GLOBAL_BATCH // (ranks.world_size * accumulate), 3, SIZE, SIZE))
     if masked:
         engine.masked(prunable_weights(engine.model)).set_masks(masks)
     return engine
@@ -127,89 +135,102 @@ def trained(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in engine.weights().items() if name not in buffers}
 
 
-def momentum(engine: Engine) -> list[torch.Tensor]:
-    return [state["momentum_buffer"].clone() for state in engine.optimizer.state.values()]
+def state_of(engine: Engine) -> list[torch.Tensor]:
+    """All of the optimizer's, what it counts too."""
+    return [tensor.clone() for state in engine.optimizer.state.values() for tensor in state.values()]
 
 
 # ---------------------------------------------------------------------------------- what ranks do and send back
 
 
-def steps_on_ranks(ranks: Ranks, options: dict[str, Any], accumulate: int) -> Any:
-    engine = open_engine(ranks, options, without_batchnorm(), accumulate=accumulate, groups=accumulate == 2)
+def steps_on_ranks(ranks: Ranks, options: dict[str, Any], accumulate: int, optimizer: str) -> Any:
+    model, groups = without_batchnorm(), accumulate == 2
+    engine = open_engine(ranks, options, model, accumulate=accumulate, groups=groups, optimizer=optimizer)
     outcomes = train(engine, ranks, batches(4), accumulate)
     return {"weights": flat(engine), "outcomes": outcomes}
 
 
-def ten_steps(ranks: Ranks, options: dict[str, Any]) -> Any:
-    engine = open_engine(ranks, options, build_model("resnet8_cifar", CLASSES, seed=1), masked=True)
+def ten_steps(ranks: Ranks, options: dict[str, Any], optimizer: str) -> Any:
+    model = build_model("resnet8_cifar", CLASSES, seed=1)
+    engine = open_engine(ranks, options, model, masked=True, optimizer=optimizer)
     outcomes = train(engine, ranks, batches(10))
     return {"weights": torch.cat([t.flatten() for t in trained(engine).values()]).tolist(), "outcomes": outcomes}
 
 
-def non_finite_on_one_rank(ranks: Ranks, options: dict[str, Any], precision: str) -> Any:
-    engine = open_engine(ranks, options, without_batchnorm(), masked=True, groups=True, precision=precision)
+def non_finite_on_one_rank(
+    ranks: Ranks, options: dict[str, Any], precision: str, optimizer: str, first: bool = False
+) -> Any:
+    """`first`: the very first step is the bad one."""
+    model = without_batchnorm()
+    engine = open_engine(ranks, options, model, masked=True, groups=True, precision=precision, optimizer=optimizer)
     [good, bad, after] = batches(3)
-    train(engine, ranks, [good])
-    before, slots = flat(engine), momentum(engine)
+    if not first:
+        train(engine, ranks, [good])
+    before, state = flat(engine), state_of(engine)
     bad[0][0] = float("inf")  # a sample of rank 0's
     [(applied, _)] = train(engine, ranks, [bad])
-    unchanged = flat(engine) == before and all(map(torch.equal, slots, momentum(engine)))
+    unchanged = flat(engine) == before and len(state) > 0 and all(map(torch.equal, state, state_of(engine)))
     [(recovered, _)] = train(engine, ranks, [after])
     return {"applied": applied, "unchanged": unchanged, "recovered": recovered, "weights": flat(engine)}
 
 
-def overflowing(ranks: Ranks, options: dict[str, Any]) -> list[bool]:
+def overflowing(ranks: Ranks, options: dict[str, Any], optimizer: str) -> list[bool]:
     """Which steps were applied, of a loss so large that fp16 gradients overflow at the loss scale of the start."""
-    engine = open_engine(ranks, options, without_batchnorm(), precision="fp16")
+    engine = open_engine(ranks, options, without_batchnorm(), precision="fp16", optimizer=optimizer)
     return [applied for _ in range(12) for applied, _ in train(engine, ranks, batches(1), factor=2.0**8)]
 
 
-def skipped(ranks: Ranks, options: dict[str, Any]) -> Any:
+def skipped(ranks: Ranks, options: dict[str, Any], optimizer: str) -> Any:
     """An update that the optimizer is told to leave out, and the one after it."""
-    engine = open_engine(ranks, options, build_model("resnet8_cifar", CLASSES, seed=1), masked=True, groups=True)
+    model = build_model("resnet8_cifar", CLASSES, seed=1)
+    engine = open_engine(ranks, options, model, masked=True, groups=True, optimizer=optimizer)
     train(engine, ranks, batches(1))
-    before, slots = trained(engine), momentum(engine)
+    before, state = trained(engine), state_of(engine)
     train(engine, ranks, batches(1), skip=True)
     after = trained(engine)
     same = all(torch.equal(after[name], before[name]) for name in before)
-    kept = all(map(torch.equal, slots, momentum(engine)))
+    kept = len(state) > 0 and all(map(torch.equal, state, state_of(engine)))
     train(engine, ranks, batches(1))
     moved = not torch.equal(trained(engine)["conv1.weight"], before["conv1.weight"])
     return [same, kept, moved]
 
 
-def resumed(ranks: Ranks, options: dict[str, Any], folder: str, precision: str) -> Any:
+def resumed(ranks: Ranks, options: dict[str, Any], folder: str, precision: str, optimizer: str = "sgd") -> Any:
     """Six steps in one go, and three + three through save() and load(): everything that may differ, differing."""
     first, rest = batches(6)[:3], batches(6)[3:]
     place = Path(folder) / precision
     place.mkdir(exist_ok=True, parents=True)
     ranks.barrier()
-    model = build_model("resnet8_cifar", CLASSES, seed=1)
-    whole = open_engine(ranks, options, model, masked=True, precision=precision)
+    some: dict[str, Any] = {"masked": True, "precision": precision, "optimizer": optimizer}
+    whole = open_engine(ranks, options, build_model("resnet8_cifar", CLASSES, seed=1), **some)
     train(whole, ranks, first)
     whole.save(place)
     outcomes = train(whole, ranks, rest)
-    other = open_engine(ranks, options, build_model("resnet8_cifar", CLASSES, seed=2), masked=True, precision=precision)
+    other = open_engine(ranks, options, build_model("resnet8_cifar", CLASSES, seed=2), **some)
     ranks.barrier()
     other.load(place)
     same = train(other, ranks, rest) == outcomes and flat(other) == flat(whole)
-    return same and all(map(torch.equal, momentum(other), momentum(whole)))
+    return same and all(map(torch.equal, state_of(other), state_of(whole)))
 
 
-def pruned_stay_zero(ranks: Ranks, options: dict[str, Any]) -> Any:
+def pruned_stay_zero(ranks: Ranks, options: dict[str, Any], optimizer: str) -> Any:
     model = build_model("resnet8_cifar", CLASSES, seed=1)
     masks = masks_of(model)
-    engine = open_engine(ranks, options, model, masked=True, groups=True)
+    engine = open_engine(ranks, options, model, masked=True, groups=True, optimizer=optimizer)
     found = [masks.check_zero(dict(engine.weights()))]
     for step in batches(5):
         train(engine, ranks, [step])
         found.append(masks.check_zero(dict(engine.weights())))
     wrong = [len(names) for names in engine.optimizer.not_zero()]
     kept = sum(int(t[masks[name]].count_nonzero()) for name, t in engine.weights().items() if name in masks)
-    with torch.no_grad():
+    seen = []
+    for slot in engine.optimizer.slots:
         for state in engine.optimizer.state.values():
-            state["momentum_buffer"].fill_(1.0)
-    return [found, wrong, kept == masks.kept, len(engine.optimizer.not_zero()[1]) > 0]
+            state[slot].fill_(1.0)
+        seen.append(list(engine.optimizer.not_zero()[1]) == [slot])
+        for state in engine.optimizer.state.values():
+            state[slot].zero_()
+    return [found, wrong, kept == masks.kept, len(seen) > 0 and all(seen)]
 
 
 def batchnorm_statistics(ranks: Ranks, options: dict[str, Any]) -> Any:
@@ -286,46 +307,56 @@ def released(ranks: Ranks, options: dict[str, Any]) -> bool:
     return F.linear is linear and all(reference() is None for reference in left)
 
 
-def contract(ranks: Ranks, options: dict[str, Any], folder: str) -> dict[str, Any]:
+def contract(ranks: Ranks, options: dict[str, Any], folder: str, optimizer: str) -> dict[str, Any]:
+    """Everything with SGD; with another optimizer what it has a part in, on two ranks."""
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"selections": selections(ranks, options), "ten steps": ten_steps(ranks, options)}
+    found: dict[str, Any] = {"ten steps": ten_steps(ranks, options, optimizer)}
+    if optimizer == "sgd":
+        found["selections"] = selections(ranks, options)
     if ranks.world_size == 1:
         found["released"] = released(ranks, options)
-        found["accumulated"] = steps_on_ranks(ranks, options, 4)
+        found["accumulated"] = steps_on_ranks(ranks, options, 4, optimizer)
         found["precision"] = {p: lower_precision(ranks, options, p)[:3] for p in ("bf16", "fp16")}
         found["types"] = [sorted(lower_precision(ranks, options, p)[3]) for p in ("bf16", "fp16")]
         found["resumed"] = {p: resumed(ranks, options, folder, p) for p in ("fp32", "fp16")}
-        found["overflowing"] = overflowing(ranks, options)
+        found["overflowing"] = overflowing(ranks, options, optimizer)
     elif ranks.world_size == 2:
-        found["steps"] = [steps_on_ranks(ranks, options, accumulate) for accumulate in (1, 2)]
-        found["non-finite"] = {p: non_finite_on_one_rank(ranks, options, p) for p in ("fp32", "bf16", "fp16")}
-        found["overflowing"] = overflowing(ranks, options)
-        found["resumed"] = {p: resumed(ranks, options, folder, p) for p in ("fp32", "bf16", "fp16")}
-        found["pruned"] = pruned_stay_zero(ranks, options)
-        found["skipped"] = skipped(ranks, options)
-        found["batchnorm"] = batchnorm_statistics(ranks, options)
-        found["gradients"] = {p: finished_gradients(ranks, options, p) for p in ("fp32", "fp16")}
-        found["sync_bn"] = synchronised(ranks, options)
+        found["steps"] = [steps_on_ranks(ranks, options, accumulate, optimizer) for accumulate in (1, 2)]
+        found["non-finite"] = {
+            p: non_finite_on_one_rank(ranks, options, p, optimizer) for p in ("fp32", "bf16", "fp16")
+        }
+        found["first non-finite"] = non_finite_on_one_rank(ranks, options, "fp32", optimizer, first=True)
+        found["overflowing"] = overflowing(ranks, options, optimizer)
+        found["resumed"] = {p: resumed(ranks, options, folder, p, optimizer) for p in ("fp32", "bf16", "fp16")}
+        found["pruned"] = pruned_stay_zero(ranks, options, optimizer)
+        found["skipped"] = skipped(ranks, options, optimizer)
+        if optimizer == "sgd":
+            found["batchnorm"] = batchnorm_statistics(ranks, options)
+            found["gradients"] = {p: finished_gradients(ranks, options, p) for p in ("fp32", "fp16")}
+            found["sync_bn"] = synchronised(ranks, options)
     else:
         found["resumed"] = {"fp32": resumed(ranks, options, folder, "fp32")}
     return found
 
 
-Results = Callable[[str, int], list[dict[str, Any]]]
+class Results(Protocol):
+    def __call__(self, engine: str, world_size: int, optimizer: str = "sgd") -> list[dict[str, Any]]:
+        """What each rank saw of an engine, for a number of ranks."""
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What each rank found about an engine, for a number of ranks; done once."""
-    done: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    """Each is done once."""
+    done: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
 
-    def get(engine: str, world_size: int) -> list[dict[str, Any]]:
-        if (engine, world_size) not in done:
+    def get(engine: str, world_size: int, optimizer: str = "sgd") -> list[dict[str, Any]]:
+        key = (engine, world_size, optimizer)
+        if key not in done:
             folder = str(tmp_path_factory.mktemp("engine"))
-            started = run_ranks(contract, world_size, args=[ENGINES[engine], folder], timeout=240)
+            started = run_ranks(contract, world_size, args=[ENGINES[engine], folder, optimizer], timeout=240)
             assert [result.output for result in started] == [""] * world_size, "engines are silent"
-            done[engine, world_size] = [result.value for result in started]
-        return done[engine, world_size]
+            done[key] = [result.value for result in started]
+        return done[key]
 
     return get
 
@@ -333,51 +364,55 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 # ----------------------------------------------------------------------------------------------------- the tests
 
 every_engine = pytest.mark.parametrize("engine", ENGINES)
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 #: three ranks: no partition ends where a weight does, and sums are no longer those of two numbers
 on_ranks = pytest.mark.parametrize(
     ("engine", "world_size"), [(name, n) for n in (1, 2, 3) for name in ENGINES if (name, n) != ("zero1", 3)]
 )
 
 
+@every_optimizer
 @every_engine
-def test_ranks_and_accumulation_give_the_step_of_the_whole_batch(engine: str, results: Results) -> None:
+def test_ranks_and_accumulation_give_the_step_of_the_whole_batch(engine: str, optimizer: str, results: Results) -> None:
+    _, peer, recipe = OPTIMIZERS[optimizer]
+    decay = recipe["weight_decay"]
     expected = {}
-    for decay_of_vectors in (1e-3, 0.0):
+    for decay_of_vectors in (decay, 0.0):
         reference = without_batchnorm()
         vectors: dict[str, Any] = {"params": [p for p in reference.parameters() if p.ndim == 1]}
         vectors["weight_decay"] = decay_of_vectors
         matrices: dict[str, Any] = {"params": [p for p in reference.parameters() if p.ndim > 1]}
-        sgd = torch.optim.SGD([matrices, vectors], lr=0.1, momentum=0.9, weight_decay=1e-3)
+        trainer = peer([matrices, vectors], **recipe)
         norms = []
         for images, labels in batches(4):
-            sgd.zero_grad()
+            trainer.zero_grad()
             F.cross_entropy(reference(images), labels).backward()
             norms.append(float(nn.utils.get_total_norm([p.grad for p in reference.parameters()])))
-            sgd.step()
+            trainer.step()
         expected[decay_of_vectors] = torch.cat([t.flatten() for t in reference.state_dict().values()]), norms
-    [alone] = results(engine, 1)
+    alone = results(engine, 1) if optimizer == "sgd" else []
     for found, (weights, norms) in [
-        (alone["accumulated"], expected[1e-3]),
-        *((rank["steps"][0], expected[1e-3]) for rank in results(engine, 2)),
-        *((rank["steps"][1], expected[0.0]) for rank in results(engine, 2)),
+        *((rank["accumulated"], expected[decay]) for rank in alone),
+        *((rank["steps"][0], expected[decay]) for rank in results(engine, 2, optimizer)),
+        *((rank["steps"][1], expected[0.0]) for rank in results(engine, 2, optimizer)),
     ]:
         torch.testing.assert_close(torch.tensor(found["weights"]), weights.detach(), rtol=1e-5, atol=1e-6)
         assert all(applied for applied, _ in found["outcomes"])
         assert [norm for _, norm in found["outcomes"]] == pytest.approx(norms, rel=1e-4)
-    one, other = results(engine, 2)
+    one, other = results(engine, 2, optimizer)
     assert one["steps"] == other["steps"], "ranks differ"
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("world_size", "optimizer"), [(1, "sgd"), (2, "sgd"), (2, "adamw")])
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "ddp"])
-def test_ten_steps_are_those_of_ddp(engine: str, world_size: int, results: Results) -> None:
+def test_ten_steps_are_those_of_ddp(engine: str, world_size: int, optimizer: str, results: Results) -> None:
     """In fp32, to rounding.
 
     It cannot be asked for to the bit: DDP's weights are channels_last and ZeRO's contiguous, for which a convolution
     may sum in another order; and the vector instructions of SGD end elsewhere in a flat partition than in a weight.
     What was seen on CPUs: no difference on one rank, 9e-8 on two, for weights of up to 1.
     """
-    ours, ddp = (results(name, world_size)[0]["ten steps"] for name in (engine, "ddp"))
+    ours, ddp = (results(name, world_size, optimizer)[0]["ten steps"] for name in (engine, "ddp"))
     difference = torch.tensor(ours["weights"]) - torch.tensor(ddp["weights"])
     assert difference.abs().max() < 2e-6
     assert [norm for _, norm in ours["outcomes"]] == pytest.approx([norm for _, norm in ddp["outcomes"]], rel=1e-4)
@@ -396,24 +431,38 @@ def test_masks_selected_are_bit_equal_for_any_engine_and_number_of_ranks(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@every_optimizer
 @every_engine
-def test_non_finite_gradient_on_one_rank_stops_the_step_on_all(engine: str, precision: str, results: Results) -> None:
-    for rank in results(engine, 2):
+def test_non_finite_gradient_on_one_rank_stops_the_step_on_all(
+    engine: str, optimizer: str, precision: str, results: Results
+) -> None:
+    for rank in results(engine, 2, optimizer):
         found = rank["non-finite"][precision]
         assert not found["applied"]
         assert found["unchanged"]
-        assert found["weights"] == results(engine, 2)[0]["non-finite"][precision]["weights"]
+        assert found["weights"] == results(engine, 2, optimizer)[0]["non-finite"][precision]["weights"]
         assert found["recovered"]
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@every_optimizer
 @every_engine
-def test_fp16_lowers_its_loss_scale_until_steps_are_applied(engine: str, world_size: int, results: Results) -> None:
-    for rank in results(engine, world_size):
+def test_very_first_step_can_be_the_one_that_is_not_finite(engine: str, optimizer: str, results: Results) -> None:
+    for rank in results(engine, 2, optimizer):
+        outcome = rank["first non-finite"]
+        assert (outcome["applied"], outcome["unchanged"], outcome["recovered"]) == (False, True, True)
+        assert all(map(math.isfinite, outcome["weights"]))
+
+
+@pytest.mark.parametrize(("world_size", "optimizer"), [(1, "sgd"), (2, "sgd"), (2, "adamw")])
+@every_engine
+def test_fp16_lowers_its_loss_scale_until_steps_are_applied(
+    engine: str, world_size: int, optimizer: str, results: Results
+) -> None:
+    for rank in results(engine, world_size, optimizer):
         applied = rank["overflowing"]
         assert not applied[0]
         assert applied[-1]
-        assert applied == results("ddp", world_size)[0]["overflowing"]
+        assert applied == results("ddp", world_size, optimizer)[0]["overflowing"]
 
 
 @on_ranks
@@ -422,14 +471,21 @@ def test_training_continues_bit_for_bit_from_saved_state(engine: str, world_size
         assert all(rank["resumed"].values()), rank["resumed"]
 
 
+@every_engine
+def test_adamw_continues_bit_for_bit_from_saved_state(engine: str, results: Results) -> None:
+    for rank in results(engine, 2, "adamw"):
+        assert rank["resumed"] == {"fp32": True, "bf16": True, "fp16": True}
+
+
 def test_four_ranks_continue_bit_for_bit(tmp_path: Path) -> None:
     for result in run_ranks(resumed, 4, args=[ENGINES["ddp"], str(tmp_path), "fp32"]):
         assert result.value
 
 
+@every_optimizer
 @every_engine
-def test_pruned_weights_and_their_momentum_stay_exactly_zero(engine: str, results: Results) -> None:
-    for rank in results(engine, 2):
+def test_pruned_weights_and_their_slots_stay_exactly_zero(engine: str, optimizer: str, results: Results) -> None:
+    for rank in results(engine, 2, optimizer):
         found, wrong, kept_are_trained, damage_is_seen = rank["pruned"]
         assert found == [[]] * 6
         assert wrong == [0, 0]
@@ -437,9 +493,10 @@ def test_pruned_weights_and_their_momentum_stay_exactly_zero(engine: str, result
         assert damage_is_seen
 
 
+@every_optimizer
 @every_engine
-def test_step_that_is_skipped_changes_nothing_and_only_itself(engine: str, results: Results) -> None:
-    for rank in results(engine, 2):
+def test_step_that_is_skipped_changes_nothing_and_only_itself(engine: str, optimizer: str, results: Results) -> None:
+    for rank in results(engine, 2, optimizer):
         assert rank["skipped"] == [True, True, True]
 
 

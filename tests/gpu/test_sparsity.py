@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks
 from elth_dist.sparsity.selection import exact_count, prune, select
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedAdamW, MaskedSGD
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,6 +19,13 @@ pytestmark = [
 ]
 
 SHAPES = {"stem": (64, 3, 7, 7), "conv": (128, 64, 3, 3), "shortcut": (128, 64, 1, 1), "fc": (1000, 512)}
+
+
+#: (ours, torch's, options)
+OPTIMIZERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "sgd": (MaskedSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": True}),
+    "adamw": (MaskedAdamW, torch.optim.AdamW, {"lr": 0.01, "betas": (0.9, 0.95), "weight_decay": 0.1}),
+}
 
 
 @contextmanager
@@ -84,21 +92,22 @@ def test_selection_works_where_only_deterministic_kernels_are_allowed() -> None:
         torch.use_deterministic_algorithms(False)
 
 
-def trained(remask: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights and momentum after ten steps: with MaskedSGD, or with plain SGD masked anew after each step."""
+def trained(name: str, remask: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Weights, slots and counters after ten steps: of ours, or of torch's, masked again after each step."""
+    kind, plain, recipe = OPTIMIZERS[name]
     parameters = [nn.Parameter(tensor) for tensor in on_gpu(weights()).values()]
     generator = torch.Generator("cuda").manual_seed(1)
     masks = [torch.rand(p.shape, generator=generator, device="cuda") < 0.3 for p in parameters]
-    recipe = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": True}
-    plain = torch.optim.SGD(parameters, **recipe, fused=True)
-    optimizer = plain if remask else MaskedSGD(parameters, **recipe, masks=dict(zip(parameters, masks, strict=True)))
+    by_parameter = dict(zip(parameters, masks, strict=True))
+    optimizer = plain(parameters, **recipe, fused=True) if remask else kind(parameters, **recipe, masks=by_parameter)
 
     def mask() -> None:
         with torch.no_grad():
             for parameter, kept in zip(parameters, masks, strict=True):
                 parameter.masked_fill_(~kept, 0)
-                if "momentum_buffer" in optimizer.state[parameter]:
-                    optimizer.state[parameter]["momentum_buffer"].masked_fill_(~kept, 0)
+                for slot in kind.slots:
+                    if slot in optimizer.state[parameter]:
+                        optimizer.state[parameter][slot].masked_fill_(~kept, 0)
 
     if remask:
         mask()
@@ -111,16 +120,38 @@ def trained(remask: bool) -> tuple[list[Tensor], list[Tensor]]:
         else:
             with no_host_sync():
                 optimizer.step()
-    momentum = [optimizer.state[parameter]["momentum_buffer"] for parameter in parameters]
+    slots = [optimizer.state[parameter][slot] for slot in kind.slots for parameter in parameters]
+    counters = [optimizer.state[parameter][counter] for counter in kind.counters for parameter in parameters]
     if not remask:
-        for tensor, kept in zip([*parameters, *momentum], masks * 2, strict=True):
+        for tensor, kept in zip([*parameters, *slots], masks * (1 + len(kind.slots)), strict=True):
             assert tensor[~kept].count_nonzero() == 0
-    return [parameter.detach() for parameter in parameters], momentum
+        assert optimizer.not_zero() == ([], {})
+    return [parameter.detach() for parameter in parameters], slots, counters
 
 
-def test_the_masked_step_equals_re_masking_to_the_bit_and_never_waits() -> None:
-    for ours, theirs in zip(trained(remask=False), trained(remask=True), strict=True):
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_masked_step_equals_re_masking_to_the_bit_and_never_waits(name: str) -> None:
+    for ours, theirs in zip(trained(name, remask=False), trained(name, remask=True), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_step_of_adamw_with_non_finite_gradients_changes_nothing_and_never_waits() -> None:
+    parameter = nn.Parameter(on_gpu(weights())["conv"])
+    optimizer = MaskedAdamW([parameter], lr=0.1, masks={parameter: parameter.detach() > 0})
+    before = parameter.detach().clone()
+    scaler = torch.amp.GradScaler("cuda", init_scale=256.0)
+    for number, value in enumerate((float("inf"), 1.0)):
+        factor = torch.full((), value, device="cuda")
+        with no_host_sync():
+            optimizer.zero_grad()
+            scaler.scale((parameter * factor).sum()).backward()
+            scaler.step(optimizer)
+        scaler.update()
+        state = optimizer.state[parameter]
+        assert torch.equal(parameter, before) == (number == 0)
+        assert state["step"].item() == number
+        for slot in optimizer.slots:
+            assert state[slot].count_nonzero() == number * (before > 0).count_nonzero()
 
 
 def test_a_step_of_non_finite_gradients_changes_nothing_and_never_waits() -> None:

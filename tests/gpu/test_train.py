@@ -34,13 +34,15 @@ def test_deterministic_runs_are_equal_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("update", "precision"),
+    ("update", "precision", "optimizer"),
     [
-        *(("static", precision) for precision in ("fp32", "bf16", "fp16")),
-        *((update, "fp16") for update in ("rigl", "set", "snfs", "gradual", "dpf")),
+        *(("static", precision, "sgd") for precision in ("fp32", "bf16", "fp16")),
+        *((update, "fp16", "sgd") for update in ("rigl", "set", "snfs", "gradual", "dpf")),
+        *(("static", precision, "adamw") for precision in ("bf16", "fp16")),
+        *((update, "fp16", "adamw") for update in ("rigl", "dpf")),
     ],
 )
-def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
+def test_no_step_waits_for_the_device(update: str, precision: str, optimizer: str) -> None:
     """Those at which masks change excepted: here they come at step 0, 16 or never."""
     from elth_dist.engines.create import create_engine, image_dtype
     from elth_dist.engines.numerics import Numerics
@@ -50,13 +52,17 @@ def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
     from elth_dist.sparsity.masks import Masks, prunable_weights
     from elth_dist.sparsity.updates.create import create_update
     from elth_dist.sparsity.updates.static import StaticMask
-    from elth_dist.training.masked_sgd import MaskedSGD
+    from elth_dist.training.masked import MaskedAdamW, MaskedSGD
     from elth_dist.training.meters import Meters
     from tests.helpers.updates import options_of
 
     ranks = Ranks(device=torch.device("cuda", 0))
     engine = create_engine(EngineOptions(), ranks, Numerics(precision))
-    engine.prepare(build_model("resnet18", 10, seed=0), lambda m: MaskedSGD(m.parameters(), 0.1, 0.9), (8, 3, 64, 64))
+    kinds: dict[str, Any] = {
+        "sgd": lambda model: MaskedSGD(model.parameters(), 0.1, 0.9),
+        "adamw": lambda model: MaskedAdamW(model.parameters(), 1e-3),
+    }
+    engine.prepare(build_model("resnet18", 10, seed=0), kinds[optimizer], (8, 3, 64, 64))
     dense = Masks.dense(engine.model)
     masks: Any = StaticMask(dense)
     if update != "static":
@@ -102,7 +108,7 @@ def test_masks_change_as_on_a_cpu(name: str) -> None:
     from elth_dist.sparsity.masks import Masks
     from elth_dist.sparsity.updates.create import create_update
     from elth_dist.sparsity.masked_weights import WholeWeights
-    from elth_dist.training.masked_sgd import MaskedSGD
+    from elth_dist.training.masked import MaskedSGD
     from tests.helpers.updates import DENSITY, network, options_of
 
     found = []

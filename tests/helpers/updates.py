@@ -17,7 +17,7 @@ from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.create import create_update
 from elth_dist.sparsity.updates.options import Dynamic
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import Masked, MaskedSGD
 
 STEPS = 12
 DENSITY = 0.3
@@ -84,6 +84,7 @@ class Training:
         poisoned: int | None = None,
         agree: Callable[[Masks], None] | None = None,
         engine: EngineOptions | None = None,
+        optimizer: Callable[[nn.Module], Masked] = lambda model: MaskedSGD(model.parameters(), **RECIPE),
         **more: Any,
     ) -> None:
         torch.set_num_threads(1)
@@ -91,7 +92,7 @@ class Training:
         self.engine = create_engine(engine or EngineOptions(), ranks, Numerics(precision))
         shape = (BATCH // (ranks.world_size * accumulate), 3, SIZE, SIZE)
         dense = Masks.dense(network(dtype))
-        self.engine.prepare(network(dtype), lambda model: MaskedSGD(model.parameters(), **RECIPE), shape)
+        self.engine.prepare(network(dtype), optimizer, shape)
         self.weights = prunable_weights(self.engine.model)
         self.masked = self.engine.masked(self.weights)
         self.update: MaskUpdate = create_update(

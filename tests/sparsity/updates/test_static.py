@@ -6,7 +6,7 @@ from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.updates.base import MaskUpdate
 from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.sparsity.masked_weights import WholeWeights
-from elth_dist.training.masked_sgd import MaskedSGD
+from elth_dist.training.masked import MaskedSGD
 
 
 def training(momentum: float = 0.9) -> tuple[nn.Module, MaskedSGD, StaticMask]:
@@ -50,7 +50,7 @@ def test_a_pruned_weight_that_is_not_zero_is_named() -> None:
 def test_momentum_of_a_pruned_weight_that_is_not_zero_is_named() -> None:
     model, optimizer, update = training()
     optimizer.state[model[0].weight]["momentum_buffer"].fill_(float("nan"))
-    with pytest.raises(AssertionError, match=r"momentum .* in 0\.weight$"):
+    with pytest.raises(AssertionError, match=r"momentum_buffer .* in 0\.weight$"):
         update.check()
 
 
