@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from elth_dist.config import Config, read_config
-from elth_dist.data.catalog import check_data
-from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.errors import DisagreementError, OneRankError, UserError
 from elth_dist.jobs.graph import Job, identities, parts, plan
@@ -77,9 +75,10 @@ def check(config: Config, rank: int, world_size: int, *, elsewhere: bool = False
         precision=train.precision,
         compile_model=train.compile,
     )
-    check_data(config.data, elsewhere=elsewhere)
-    if config.data.name == "digits":
-        check_size(config, DIGITS_TRAIN_SIZE, rank, world_size)
+    config.data.check(elsewhere=elsewhere)
+    known = config.data.known_size()
+    if known is not None:
+        check_size(config, known[0], rank, world_size)
     else:  # the rest once the dataset is counted
         TrainPlan(0, train.global_batch, train.global_batch, train.accumulate, rank, world_size)
 

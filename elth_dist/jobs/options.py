@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from elth_dist.data.options import DataOptions
+from elth_dist.data import Data
 from elth_dist.engines.options import EngineOptions
 from elth_dist.models.options import ModelOptions
 from elth_dist.options import Options, Step
@@ -242,7 +242,7 @@ class Setting(Options):
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     data_seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
     model: ModelOptions
-    data: DataOptions
+    data: Data
     train: TrainOptions = TrainOptions()
     engine: EngineOptions = EngineOptions()
 

@@ -27,6 +27,8 @@ _HELD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 def do(folder: SweepFolder, name: str) -> list[str] | None:
     """Do a job with all ranks that the environment names; see train.walk for what it returns and raises."""
     config, jobs = read_job(folder.config(name).read_text(), name)
+    if config.data.root == folder.digits:  # written by version 0.1.0, which gave the place as the user's
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
     return walk(
         config,
         load_ticket(config),
