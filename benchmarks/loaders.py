@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision import datasets, transforms
 
+from elth_dist.data import DataOptions, data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.runtime.ranks import Ranks
 
 PEER = "torchvision ImageFolder + DataLoader"
@@ -35,7 +35,7 @@ def ours(options: DataOptions, batch: int, device: torch.device) -> Iterator[Ten
 
 def torchvision(root: Path, batch: int, threads: int, device: torch.device) -> Iterator[Tensor]:
     """The same batches as torchvision's users make them."""
-    options = DataOptions(name="imagenet")
+    options = data_options(name="imagenet")
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(options.image_size, options.scale, options.ratio),
@@ -78,15 +78,15 @@ def main() -> None:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     torch.set_num_threads(chosen.threads)
 
-    files = DataOptions(name="imagenet", root=chosen.root, threads=chosen.threads)
-    memory = DataOptions(
+    files = data_options(name="imagenet", root=chosen.root, threads=chosen.threads)
+    memory = data_options(
         name="folder", loader="resident", augment="pad_crop", pad=28, root=chosen.root, threads=chosen.threads
     )
     contestants = {
         PEER: torchvision(chosen.root, chosen.batch, chosen.threads, device),
         "elth_dist dali": ours(files, chosen.batch, device),
         "elth_dist resident (pad_crop)": ours(memory, chosen.batch, device),
-        "elth_dist synthetic": ours(DataOptions(name="synthetic"), chosen.batch, device),
+        "elth_dist synthetic": ours(data_options(name="synthetic"), chosen.batch, device),
     }
     drain = 2 * chosen.threads + 2
     speeds: dict[str, list[float]] = {name: [] for name in contestants}

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from elth_dist.sparsity.updates.create import create_update
+from elth_dist.sparsity.updates.options import Dynamic
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
@@ -28,9 +30,7 @@ from elth_dist.models.build import architecture_of, build_model
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.updates.base import MaskUpdate
-from elth_dist.sparsity.updates.create import create_update
 from elth_dist.sparsity.updates.drop_and_grow import drop_and_grow, random_masks
-from elth_dist.sparsity.updates.options import Dynamic
 from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.training.masked import MaskedSGD
 

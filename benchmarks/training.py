@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.data.protocol import TrainLoader
 from elth_dist.engines.create import create_engine, image_dtype
 from elth_dist.engines.numerics import Numerics
@@ -99,7 +99,7 @@ def main() -> None:
     args = parser.parse_args()
     ranks = Ranks(device=torch.device("cuda", 0) if cuda else torch.device("cpu"))
     torch.backends.cudnn.benchmark = True
-    options = DataOptions.model_validate({"name": "synthetic", "image_size": args.size})
+    options = data_options(name="synthetic", image_size=args.size)
     dataset = open_dataset(options, ranks, default_root=Path(), dtype=image_dtype(args.precision))
     loader = dataset.train_loader(seed=0, global_batch=args.batch)
     steps = {

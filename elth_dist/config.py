@@ -22,7 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from elth_dist.data.options import DataOptions
+from elth_dist.data import Data
 from elth_dist.engines.options import EngineOptions
 from elth_dist.errors import UserError
 from elth_dist.jobs.methods import AnyMethod
@@ -44,7 +44,7 @@ class Config(BaseSettings):
         default=None, description="of the data order after the rewind step; null: `seed`"
     )
     model: ModelOptions
-    data: DataOptions
+    data: Data
     train: TrainOptions = TrainOptions()
     method: AnyMethod
     engine: EngineOptions = EngineOptions()

@@ -278,6 +278,10 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
         lambda _: [*IMP, *FOLDER, "--data.root=/nowhere/at/all"],
         "no folder /nowhere/at/all",
     ),
+    "a root for the digits": (
+        lambda f: [*IMP, RESIDENT, f"--data.root={f}"],
+        "is not read for 'digits', which come with the package",
+    ),
     "no root given": (lambda _: [*IMP, "--data.name=imagenet"], "data.root"),
     "classes differ": (lambda f: [*IMP, *FOLDER, f"--data.root={mismatched(f)}"], "class 'class1' is in"),
     "image does not decode, scan": (
@@ -366,7 +370,7 @@ def test_mistake_is_one_line_exit_2_and_nothing_written(
 
 def test_run_directory_that_is_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text("mine")
-    assert main([*IMP, RESIDENT, f"--data.root={tmp_path}", "--run.dir", str(tmp_path / "run")]) == 2
+    assert main([*IMP, RESIDENT, "--run.dir", str(tmp_path / "run")]) == 2
     assert "run.dir" in capfd.readouterr().err
     assert (tmp_path / "run").read_text() == "mine"
 

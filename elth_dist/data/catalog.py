@@ -1,7 +1,6 @@
 """What lies in a class-per-folder tree of images, and the checks that need nothing else. No torch here."""
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
-from elth_dist.data.options import DataOptions
 from elth_dist.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -161,70 +158,3 @@ def _list_images(folder: Path) -> list[str]:
     if not names:
         raise UserError(f"data.root: class folder {folder} holds no image ({', '.join(EXTENSIONS)})")
     return sorted(names)
-
-
-def python_batches(root: Path) -> Path | None:
-    """The folder that holds CIFAR-10's cifar-10-batches-py: `root` or, when `root` is that very folder, its parent."""
-    parent = root.absolute().parent if root.name == "cifar-10-batches-py" else root
-    return parent if (parent / "cifar-10-batches-py").is_dir() else None
-
-
-#: Training images and classes of what is published; folders are counted.
-_PUBLISHED = {"imagenet": (1_281_167, 1000), "cifar10": (50_000, 10), "digits": (DIGITS_TRAIN_SIZE, 10)}
-
-
-def dataset_size(options: DataOptions) -> tuple[int, int]:
-    """(training images, classes), without opening the dataset.
-
-    What `data.root` holds is counted, where it is given; otherwise they are those of the published dataset.
-
-    Raises:
-        UserError: data.root is needed, or is no dataset.
-    """
-    if options.name == "synthetic":
-        assert options.num_train is not None
-        assert options.num_classes is not None
-        return options.num_train, options.num_classes
-    if options.root is None and options.name not in _PUBLISHED:
-        raise UserError(f"data.root: {options.name!r} needs the folder of the dataset; pass --data.root FOLDER")
-    if options.root is None or options.name == "digits":
-        return _PUBLISHED[options.name]
-    if options.name == "cifar10" and python_batches(options.root) is not None:
-        return _PUBLISHED["cifar10"]
-    catalog = scan(options.root)
-    return len(catalog.train), len(catalog.classes)
-
-
-def check_data(options: DataOptions, *, elsewhere: bool = False) -> None:
-    """What can be said about the dataset cheaply and before anything is started.
-
-    `elsewhere`: on a machine that need not see what others will: only whether `options` say where the dataset is.
-
-    Raises:
-        UserError: no data.root where one is needed, a folder is missing, classes differ, or DALI is not installed.
-    """
-    if options.loader == "dali" and not elsewhere and not _dali_installed():
-        raise UserError(
-            "data.loader: 'dali' needs the package nvidia-dali-cuda130 (Linux); install it, or use 'resident'"
-        )
-    if options.name in ("digits", "synthetic"):
-        return
-    if options.root is None:
-        raise UserError(f"data.root: {options.name!r} needs the folder of the dataset; pass --data.root FOLDER")
-    if elsewhere:
-        return
-    with reading():
-        if options.name == "cifar10" and python_batches(options.root) is not None:
-            if options.loader == "dali":
-                raise UserError(
-                    f"data.loader: 'dali' reads image files, but {options.root} holds python batches; use 'resident'"
-                )
-        else:
-            check_classes(*split_folders(options.root))
-
-
-def _dali_installed() -> bool:
-    try:
-        return importlib.util.find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:
-        return False

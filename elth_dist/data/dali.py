@@ -10,7 +10,7 @@ rotation. On the CPU both decode alike; nvJPEG differs in the last bits.
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from elth_dist.data import sampling
-from elth_dist.data.catalog import Split
+from elth_dist.data.catalog import Catalog, Split
 from elth_dist.data.options import DataOptions
-from elth_dist.data.protocol import Batch
+from elth_dist.data.protocol import Batch, Dataset, TrainLoader, ValLoader, to_device
 from elth_dist.data.sampling import CROP_TRIALS, Indices, TrainPlan, ValPlan
-from elth_dist.data.stream import TrainStream, ValStream, to_device
 from elth_dist.errors import OneRankError
+from elth_dist.runtime.ranks import Ranks
 
 Node = Any  # a DALI DataNode; DALI's operators are not typed
 Bytes = NDArray[np.uint8]
@@ -74,13 +74,13 @@ def crop_window(extent: Node, candidates: Node, position: Node, limits: Node) ->
     earliness = types.Constant(np.arange(CROP_TRIALS, 0, -1, dtype=np.int32)[:, None], device="cpu")
     score = fits * earliness
     first = fn.cast(score == fn.reductions.max(score, axes=[0], keep_dims=True), dtype=types.INT32) * fits
-    found = fn.reductions.max(fits, axes=[0, 1])
+    any_fits = fn.reductions.max(fits, axes=[0, 1])
     sides = fn.cast(extent, dtype=types.FLOAT64)
     central = dmath.min(extent, _round(fn.stack(sides[1] / limits[0], sides[0] * limits[1])))
-    shape = fn.reductions.sum(sized * first, axes=[0], dtype=types.INT32) + (1 - found) * central
+    shape = fn.reductions.sum(sized * first, axes=[0], dtype=types.INT32) + (1 - any_fits) * central
     room = extent - shape
     drawn = fn.cast(dmath.floor(position * (room + 1)), dtype=types.INT32)
-    anchor = found * drawn + (1 - found) * (room // 2)
+    anchor = any_fits * drawn + (1 - any_fits) * (room // 2)
     return fn.cast(anchor, dtype=types.INT32), fn.cast(shape, dtype=types.INT32)
 
 
@@ -261,7 +261,7 @@ class Reader:
         raise error
 
 
-class DaliTrain(TrainStream):
+class DaliTrain(TrainLoader):
     """Training batches by DALI."""
 
     def __init__(
@@ -269,7 +269,7 @@ class DaliTrain(TrainStream):
         split: Split,
         plan: TrainPlan,
         options: DataOptions,
-        source: dict[str, Any],
+        source: Mapping[str, Any],
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -311,7 +311,7 @@ class DaliTrain(TrainStream):
         return indices, inputs
 
 
-class DaliVal(ValStream):
+class DaliVal(ValLoader):
     """Validation batches by DALI. The next pass is prefetched while this one ends."""
 
     def __init__(
@@ -344,9 +344,26 @@ class DaliVal(ValStream):
         )
 
 
+class DaliData(Dataset):
+    """Image files below class folders."""
+
+    def __init__(self, options: DataOptions, ranks: Ranks, dtype: torch.dtype, catalog: Catalog) -> None:
+        super().__init__(options, ranks, dtype)
+        self.num_classes = len(catalog.classes)
+        self.num_train, self.num_val = len(catalog.train), len(catalog.val)
+        self.fingerprint = catalog.fingerprint
+        self._catalog = catalog
+
+    def _train(self, plan: TrainPlan, source: Mapping[str, Any]) -> TrainLoader:
+        return DaliTrain(self._catalog.train, plan, self._options, source, self._ranks.device, self._dtype)
+
+    def _val(self, plan: ValPlan) -> ValLoader:
+        return DaliVal(self._catalog.val, plan, self._options, self._ranks.device, self._dtype)
+
+
 def undecodable(paths: Sequence[Path], options: DataOptions, device: torch.device) -> list[tuple[Path, str]]:
     """Decode every file once; those that do not, each with DALI's reason."""
-    found = []
+    failed = []
     pipeline = None
     for start in range(0, len(paths), _VERIFY_BATCH):
         chunk = paths[start : start + _VERIFY_BATCH]
@@ -354,8 +371,8 @@ def undecodable(paths: Sequence[Path], options: DataOptions, device: torch.devic
         if _decode(pipeline, chunk) is not None:
             pipeline = None  # DALI gives a pipeline up after an error
             reasons = ((path, why_undecodable(path, options, device)) for path in chunk)
-            found += [(path, reason) for path, reason in reasons if reason is not None]
-    return found
+            failed += [(path, reason) for path, reason in reasons if reason is not None]
+    return failed
 
 
 def why_undecodable(path: Path, options: DataOptions, device: torch.device) -> str | None:

@@ -1,62 +1,46 @@
-"""Which images a run sees, and how they are read and augmented. No torch here."""
+"""Which images a run sees, and how they are read and augmented: what all datasets share. No torch here."""
 
+import importlib.util
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
+from elth_dist import registry
+from elth_dist.errors import UserError
 from elth_dist.options import NO_EFFECT, Options
+from elth_dist.registry import OneOf
+
+if TYPE_CHECKING:
+    import torch
+
+    from elth_dist.data.protocol import Dataset
+    from elth_dist.runtime.ranks import Ranks
 
 Channels = tuple[float, float, float]
+Loader = Literal["dali", "resident", "synthetic"]
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
-#: What each `data.name` fills in where the user says nothing.
-PRESETS: dict[str, dict[str, Any]] = {
-    "imagenet": {"loader": "dali", "image_size": 224, "resize": 256, "augment": "resized_crop", **_IMAGENET},
-    "folder": {"loader": "dali", "image_size": 224, "resize": 256, "augment": "resized_crop", **_IMAGENET},
-    "cifar10": {
-        "loader": "resident",
-        "image_size": 32,
-        "augment": "pad_crop",
-        "pad": 4,
-        "mean": (0.4914, 0.4822, 0.4465),
-        "std": (0.2470, 0.2435, 0.2616),
-    },
-    # No flip: a mirrored digit is another character. Mean and deviation of the training scans at 16 px.
-    "digits": {
-        "loader": "dali",
-        "image_size": 16,
-        "augment": "pad_crop",
-        "pad": 2,
-        "flip": False,
-        "mean": (0.310, 0.310, 0.310),
-        "std": (0.347, 0.347, 0.347),
-    },
-    "synthetic": {
-        "loader": "synthetic",
-        "image_size": 224,
-        "augment": "none",
-        "flip": False,
-        "num_classes": 1000,
-        "num_train": 1_281_167,
-        "num_val": 50_000,
-    },
-}
+#: Mean and deviation of ImageNet's training images in R, G, B.
+IMAGENET_CHANNELS: Mapping[str, Channels] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class DataOptions(Options):
-    """The dataset, its loader and its augmentation.
+    """A dataset, its loader and its augmentation. Each dataset is a subclass with its own `name`.
 
     `name` chooses a preset; every other option overrides one value of it. Evaluation resizes the shorter side to
     `resize` and crops the centre.
     """
 
-    name: Literal["imagenet", "cifar10", "digits", "folder", "synthetic"] = Field(
-        description="imagenet or folder: class-per-folder tree with train/ and val/; cifar10: that, or the python "
-        "batches; digits: scikit-learn's scans, written on first use; synthetic: random images for benchmarks"
-    )
-    loader: Literal["dali", "resident", "synthetic"] = Field(
+    #: What is filled in where the user says nothing, over the presets of the base classes. `resize` is `image_size`
+    #: where nobody says it.
+    preset: ClassVar[Mapping[str, Any]] = {}
+    #: The loaders that can serve it.
+    loaders: ClassVar[tuple[Loader, ...]] = ("dali", "resident")
+
+    name: str = Field(description="the dataset")
+    loader: Loader = Field(
         default="dali", description="dali reads images from files; resident holds a small set on the device"
     )
     root: Path | None = Field(
@@ -116,16 +100,18 @@ class DataOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _fill_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("name") not in PRESETS:
+        if not isinstance(given, dict):
             return given  # pydantic's own error says what is wrong
-        filled = {**PRESETS[given["name"]], **given}
-        filled.setdefault("resize", filled["image_size"])
+        presets = [vars(kind).get("preset", {}) for kind in reversed(cls.__mro__)]
+        filled = {name: value for options in (*presets, given) for name, value in options.items()}
+        if "image_size" in filled:
+            filled.setdefault("resize", filled["image_size"])
         return filled
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if (self.name == "synthetic") != (self.loader == "synthetic"):
-            raise ValueError(f"loader {self.loader!r} cannot serve {self.name!r}: synthetic goes with synthetic only")
+        if self.loader not in self.loaders:
+            raise ValueError(f"loader {self.loader!r} cannot serve {self.name!r}; valid are {', '.join(self.loaders)}")
         if self.loader != "synthetic":
             for option in ("num_classes", "num_train", "num_val"):
                 if getattr(self, option) is not None:
@@ -145,3 +131,60 @@ class DataOptions(Options):
         if not all(-10 <= value <= 10 for value in self.mean) or not all(1e-3 <= value <= 10 for value in self.std):
             raise ValueError("mean must lie within -10 .. 10 and std within 0.001 .. 10 (images are in [0, 1])")
         return self
+
+    def known_size(self) -> tuple[int, int] | None:
+        """(training images, classes) if they are known without reading a file, else None."""
+        return None
+
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """(training images, classes), without opening the dataset: what its files hold, or what is published of it.
+
+        Raises:
+            UserError: data.root is needed, or holds no dataset.
+        """
+
+    def check(self, *, elsewhere: bool = False) -> None:
+        """Find what is wrong with the dataset cheaply, before anything is started.
+
+        Args:
+            elsewhere: the run will be on other machines, which may see other files: check the options alone.
+
+        Raises:
+            UserError: DALI is not installed, data.root is missing where it is needed, a folder is missing, ...
+        """
+        if self.loader == "dali" and not elsewhere and not _dali_installed():
+            raise UserError(
+                "data.loader: 'dali' needs the package nvidia-dali-cuda130 (Linux); install it, or use 'resident'"
+            )
+
+    @abstractmethod
+    def open(self, ranks: "Ranks", default_root: Path, dtype: "torch.dtype") -> "Dataset":
+        """Read the dataset, or what is needed to read it. Collective; called after check(). See open_dataset().
+
+        Args:
+            ranks: this process among all.
+            default_root: a folder for data that the dataset writes itself; may not exist yet.
+            dtype: compute dtype of the images.
+
+        Raises:
+            UserError: on every rank, for whatever is wrong with the files.
+        """
+
+
+#: The section `data`: options of any registered dataset, chosen by `name`.
+Data = Annotated[DataOptions, OneOf("dataset", lambda: registry.datasets)]
+
+_DATA: TypeAdapter[DataOptions] = TypeAdapter(Data)
+
+
+def data_options(*, name: str, **options: Any) -> DataOptions:
+    """Options of the registered dataset `name`. pydantic's ValidationError if they make no sense."""
+    return _DATA.validate_python({"name": name, **options})
+
+
+def _dali_installed() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,9 +1,16 @@
-"""What a loader promises. tests/data/test_contract.py holds all of them to it."""
+"""What a loader promises, and what all loaders share. tests/data/test_contract.py holds each of them to it."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
+import torch
 from torch import Tensor
+
+from elth_dist.data.options import DataOptions
+from elth_dist.data.sampling import TrainPlan, ValPlan
+from elth_dist.errors import UserError
+from elth_dist.runtime.ranks import Ranks
 
 
 class Batch(NamedTuple):
@@ -14,8 +21,8 @@ class Batch(NamedTuple):
     indices: Tensor  # [B] int64, on the CPU: position in the sorted dataset; -1 marks padding
 
 
-class TrainLoader(Protocol):
-    """An endless stream of micro-batches over the epochs.
+class TrainLoader(ABC):
+    """An endless stream of micro-batches over the epochs, whose whole state is the position of the next one.
 
     The samples of optimizer step t (which lies in epoch t // steps_per_epoch) are a function of (seed, t) alone: the
     global batch is the same for any world size and accumulation; rank w of W takes its w-th run of global_batch / W,
@@ -23,46 +30,127 @@ class TrainLoader(Protocol):
     batch at the end of an epoch is dropped.
     """
 
-    steps_per_epoch: int
+    def __init__(self, plan: TrainPlan, source: Mapping[str, Any]) -> None:
+        """
+        Args:
+            plan: which samples come when.
+            source: JSON values that determine the pixels (the dataset's fingerprint and its options).
+        """
+        self.plan = plan
+        self.steps_per_epoch = plan.steps_per_epoch
+        self._position = 0
+        self._identity = {
+            **source,
+            "seed": plan.seed,
+            "train.global_batch": plan.global_batch,
+            "train.accumulate": plan.accumulate,
+            "world size": plan.world_size,
+        }
 
     def seek(self, step: int) -> None:
         """The next micro-batch will be the first one of optimizer step `step`."""
+        self._position = step * self.plan.accumulate
 
-    def __next__(self) -> Batch: ...
+    def __iter__(self) -> Self:
+        return self
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __next__(self) -> Batch:
+        batch = self._fetch(self._position)
+        self._position += 1
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands (after the batches handed out, not those prefetched): JSON values only."""
+        """The position after the batches handed out (not those prefetched), and what it is a position in.
+
+        JSON values only; equal on every rank.
+        """
+        step, micro = divmod(self._position, self.plan.accumulate)
+        return {"step": step, "micro": micro, "stream": dict(self._identity)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly there. UserError if the state is of other data, options or world size."""
+        """Continue exactly there. UserError naming the first of data, options or world size that differs."""
+        theirs = state["stream"]
+        for name in sorted(self._identity.keys() | theirs.keys()):
+            if theirs.get(name) != self._identity.get(name):
+                raise UserError(
+                    f"checkpoint: the data stream was made with {name} {theirs.get(name)!r}, "
+                    f"but this run has {self._identity.get(name)!r}; continue with the same, or start a new run"
+                )
+        self._position = state["step"] * self.plan.accumulate + state["micro"]
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most loaders hold nothing to give back
         """Give back threads and memory."""
 
+    @abstractmethod
+    def _fetch(self, position: int) -> Batch:
+        """This rank's micro-batch number `position`, counted over the epochs. Any order of positions is allowed."""
 
-class ValLoader(Protocol):
+
+class ValLoader(ABC):
     """Every validation sample exactly once over all ranks; equally many batches of equal shape on every rank."""
 
-    num_samples: int  # of the whole validation set, over all ranks
+    def __init__(self, plan: ValPlan) -> None:
+        self.plan = plan
+        self.num_samples = plan.num_samples  # of the whole validation set, over all ranks
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __iter__(self) -> Iterator[Batch]:
+        return (self._fetch(position) for position in range(self.plan.batches))
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027 - most loaders hold nothing to give back
+        """Give back threads and memory."""
+
+    @abstractmethod
+    def _fetch(self, position: int) -> Batch:
+        """This rank's batch number `position` of a pass."""
 
 
-class Dataset(Protocol):
-    """Opened once a run; makes fresh loaders for each job."""
+class Dataset(ABC):
+    """A dataset that was opened once for a run; makes fresh loaders for each job.
+
+    A subclass sets the attributes below. Once it is open, nothing in it is collective.
+    """
 
     fingerprint: str  # of the contents: equal for copies of one dataset wherever they lie
     num_classes: int
     num_train: int
     num_val: int
-    image_size: int
+
+    def __init__(self, options: DataOptions, ranks: Ranks, dtype: torch.dtype) -> None:
+        """
+        Args:
+            options: what was opened; `threads` is set.
+            ranks: this process among all.
+            dtype: compute dtype of the images.
+        """
+        self.image_size = options.image_size
+        self._options = options
+        self._ranks = ranks
+        self._dtype = dtype
 
     def train_loader(self, *, seed: int, global_batch: int, accumulate: int = 1) -> TrainLoader:
-        """UserError if the ranks cannot share `global_batch`, or if it exceeds the training set."""
+        """A stream from step 0.
+
+        Raises:
+            UserError: the ranks cannot share `global_batch`, or it exceeds the training set.
+        """
+        ranks = self._ranks
+        plan = TrainPlan(seed, self.num_train, global_batch, accumulate, ranks.rank, ranks.world_size)
+        source = {"dataset": self.fingerprint}
+        for name, value in self._options.identity().items():
+            source[f"data.{name}"] = value
+        return self._train(plan, source)
 
     def val_loader(self, *, batch: int) -> ValLoader:
         """`batch`: samples a rank holds at most at once; batches are smaller where that makes less padding."""
+        return self._val(ValPlan(self.num_val, batch, self._ranks.rank, self._ranks.world_size))
+
+    @abstractmethod
+    def _train(self, plan: TrainPlan, source: Mapping[str, Any]) -> TrainLoader: ...
+
+    @abstractmethod
+    def _val(self, plan: ValPlan) -> ValLoader: ...
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A small CPU tensor on `device` without making the host wait for it."""
+    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)

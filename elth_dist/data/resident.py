@@ -1,10 +1,10 @@
 """A small dataset held on the device as bytes, augmented there in whole batches; the host does nothing but slice."""
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from elth_dist.data import sampling
-from elth_dist.data.catalog import Split
+from elth_dist.data.catalog import Catalog, Split
 from elth_dist.data.options import DataOptions
-from elth_dist.data.protocol import Batch
+from elth_dist.data.protocol import Batch, Dataset, TrainLoader, ValLoader, to_device
 from elth_dist.data.sampling import TrainPlan, ValPlan
-from elth_dist.data.stream import TrainStream, ValStream, to_device
 from elth_dist.errors import UserError
+from elth_dist.runtime.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,29 @@ def decode(split: Split, *, resize: int, image_size: int, threads: int, rank: in
     return Images(torch.from_numpy(pixels), torch.from_numpy(split.labels.copy()))
 
 
-def read_python_batches(parent: Path) -> tuple[Images, Images]:
-    """CIFAR-10's train and test images from torchvision's cifar-10-batches-py below `parent`.
-
-    The files are pickles; torchvision opens them only after it has compared their MD5 with the published ones.
+def decode_together(catalog: Catalog, options: DataOptions, ranks: Ranks) -> tuple[Images, Images]:
+    """Training and validation images on every rank's device, of which each rank decodes its share. Collective.
 
     Raises:
-        UserError: when a file is missing or is not the published one.
+        UserError: on every rank, naming an image that does not decode.
     """
-    from torchvision.datasets import CIFAR10
-
-    splits = []
-    for train in (True, False):
-        try:
-            data = CIFAR10(str(parent), train=train, download=False)
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"data.root: {parent / 'cifar-10-batches-py'} is incomplete or not the published CIFAR-10 ({error})"
-            ) from error
-        splits.append(Images(torch.from_numpy(data.data), torch.tensor(data.targets, dtype=torch.int64)))
-    return splits[0], splits[1]
+    assert options.threads is not None
+    with ranks.together():
+        splits = [
+            decode(
+                split,
+                resize=options.resize,
+                image_size=options.image_size,
+                threads=options.threads,
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+            )
+            for split in (catalog.train, catalog.val)
+        ]
+    train, val = (images.to(ranks.device) for images in splits)
+    for images in (train, val):
+        ranks.sum_(images.pixels)
+    return train, val
 
 
 class Normaliser:
@@ -130,11 +133,11 @@ def augment(pixels: Tensor, offsets: Tensor, mirror: Tensor, pad: int) -> Tensor
     return padded[samples, rows[:, :, None], columns[:, None, :]]
 
 
-class ResidentTrain(TrainStream):
+class ResidentTrain(TrainLoader):
     """Training batches cut from memory. Orders and augmentation are drawn and sent to the device once an epoch."""
 
     def __init__(
-        self, images: Images, plan: TrainPlan, options: DataOptions, source: dict[str, Any], dtype: torch.dtype
+        self, images: Images, plan: TrainPlan, options: DataOptions, source: Mapping[str, Any], dtype: torch.dtype
     ) -> None:
         """`images` lie on the device where the batches are wanted."""
         super().__init__(plan, source)
@@ -165,7 +168,7 @@ class ResidentTrain(TrainStream):
         self._epoch = epoch
 
 
-class ResidentVal(ValStream):
+class ResidentVal(ValLoader):
     """Validation batches cut from memory."""
 
     def __init__(self, images: Images, plan: ValPlan, options: DataOptions, dtype: torch.dtype) -> None:
@@ -180,3 +183,30 @@ class ResidentVal(ValStream):
         filled = chosen.clamp(min=0)
         labels = torch.where(chosen < 0, chosen, self._images.labels[filled])
         return Batch(self._normalise(self._images.pixels[filled]), labels, indices)
+
+
+class ResidentData(Dataset):
+    """Images that are held on the device."""
+
+    def __init__(
+        self,
+        options: DataOptions,
+        ranks: Ranks,
+        dtype: torch.dtype,
+        train: Images,
+        val: Images,
+        *,
+        num_classes: int,
+    ) -> None:
+        """`train` and `val` are moved to the device of `ranks`."""
+        super().__init__(options, ranks, dtype)
+        self._train_images, self._val_images = train.to(ranks.device), val.to(ranks.device)
+        self.num_classes = num_classes
+        self.num_train, self.num_val = len(train.labels), len(val.labels)
+        self.fingerprint = f"{train.fingerprint}{val.fingerprint}"
+
+    def _train(self, plan: TrainPlan, source: Mapping[str, Any]) -> TrainLoader:
+        return ResidentTrain(self._train_images, plan, self._options, source, self._dtype)
+
+    def _val(self, plan: ValPlan) -> ValLoader:
+        return ResidentVal(self._val_images, plan, self._options, self._dtype)

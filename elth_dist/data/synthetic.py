@@ -1,13 +1,15 @@
 """Random images from a bank on the device: a loader that costs next to nothing, to measure everything else by."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from elth_dist.data.protocol import Batch
+from elth_dist.data.options import DataOptions
+from elth_dist.data.protocol import Batch, Dataset, TrainLoader, ValLoader, to_device
 from elth_dist.data.sampling import TrainPlan, ValPlan
-from elth_dist.data.stream import TrainStream, ValStream, to_device
+from elth_dist.runtime.ranks import Ranks
 
 #: Distinct images; sample i is image i modulo this.
 BANK = 256
@@ -25,10 +27,10 @@ def _batch(bank: Tensor, indices: Tensor, num_classes: int) -> Batch:
     return Batch(bank[chosen % BANK].permute(0, 3, 1, 2), labels, indices)
 
 
-class SyntheticTrain(TrainStream):
+class SyntheticTrain(TrainLoader):
     """Training batches from the bank, in the order that real data would have."""
 
-    def __init__(self, bank: Tensor, num_classes: int, plan: TrainPlan, source: dict[str, Any]) -> None:
+    def __init__(self, bank: Tensor, num_classes: int, plan: TrainPlan, source: Mapping[str, Any]) -> None:
         super().__init__(plan, source)
         self._bank = bank
         self._num_classes = num_classes
@@ -38,7 +40,7 @@ class SyntheticTrain(TrainStream):
         return _batch(self._bank, torch.from_numpy(indices.copy()), self._num_classes)
 
 
-class SyntheticVal(ValStream):
+class SyntheticVal(ValLoader):
     """Validation batches from the bank."""
 
     def __init__(self, bank: Tensor, num_classes: int, plan: ValPlan) -> None:
@@ -48,3 +50,24 @@ class SyntheticVal(ValStream):
 
     def _fetch(self, position: int) -> Batch:
         return _batch(self._bank, torch.from_numpy(self.plan.samples(position)), self._num_classes)
+
+
+class SyntheticData(Dataset):
+    """Random images: as many samples and classes as the options say."""
+
+    def __init__(self, options: DataOptions, ranks: Ranks, dtype: torch.dtype) -> None:
+        super().__init__(options, ranks, dtype)
+        assert options.num_classes is not None
+        assert options.num_train is not None
+        assert options.num_val is not None
+        self.num_classes = options.num_classes
+        self.num_train = options.num_train
+        self.num_val = options.num_val
+        self.fingerprint = "synthetic"
+        self._bank = make_bank(options.image_size, ranks.device, dtype)
+
+    def _train(self, plan: TrainPlan, source: Mapping[str, Any]) -> TrainLoader:
+        return SyntheticTrain(self._bank, self.num_classes, plan, source)
+
+    def _val(self, plan: ValPlan) -> ValLoader:
+        return SyntheticVal(self._bank, self.num_classes, plan)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from elth_dist.data.catalog import check_data
-from elth_dist.data.digits import TRAIN_SIZE as DIGITS_TRAIN_SIZE
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.jobs.graph import Graph, Job
 from elth_dist.jobs.methods import Method
@@ -67,9 +65,10 @@ def check(method: Method, setting: Setting, rank: int, world_size: int, *, elsew
         precision=train.precision,
         compile_model=train.compile,
     )
-    check_data(setting.data, elsewhere=elsewhere)
-    if setting.data.name == "digits":
-        check_size(method, setting, DIGITS_TRAIN_SIZE, None, rank, world_size)
+    setting.data.check(elsewhere=elsewhere)
+    known = setting.data.known_size()
+    if known is not None:
+        check_size(method, setting, known[0], None, rank, world_size)
     else:  # the rest once the dataset is counted
         TrainPlan(0, train.global_batch, train.global_batch, train.accumulate, rank, world_size)
 

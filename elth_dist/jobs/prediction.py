@@ -6,7 +6,6 @@ from pathlib import Path
 
 from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
-from elth_dist.data.catalog import dataset_size
 from elth_dist.data.options import DataOptions
 from elth_dist.data.sampling import TrainPlan
 from elth_dist.jobs.graph import Job
@@ -163,5 +162,5 @@ class Forecast:
 
     def _size(self, data: DataOptions) -> tuple[int, int]:
         if data not in self._sizes:
-            self._sizes[data] = dataset_size(data)
+            self._sizes[data] = data.size()
         return self._sizes[data]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from elth_dist.data.options import DataOptions
+from elth_dist.data import Data
 from elth_dist.engines.options import EngineOptions
 from elth_dist.models.options import ModelOptions
 from elth_dist.options import Options
@@ -19,7 +19,7 @@ class Setting(Options):
     seed: Seed = 0
     data_seed: Seed | None = None
     model: ModelOptions
-    data: DataOptions
+    data: Data
     train: TrainOptions = TrainOptions()
     engine: EngineOptions = EngineOptions()
 

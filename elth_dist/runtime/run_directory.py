@@ -168,14 +168,16 @@ class JobFolder:
 class RunDirectory:
     """Everything a run writes lies below `root`. It belongs to one run at a time, from prepare() to close()."""
 
-    def __init__(self, root: Path, jobs: Path | None = None) -> None:
+    def __init__(self, root: Path, jobs: Path | None = None, digits: Path | None = None) -> None:
         """Nothing is touched yet.
 
         Args:
             root: of this run alone.
             jobs: where the jobs' folders lie; other runs may have theirs there too. None: in `root`.
+            digits: where the embedded digits are written, for this run and maybe others. None: in `root`.
         """
         self.root = root
+        self._digits = root / "digits" if digits is None else digits
         self._jobs = root if jobs is None else jobs
         self._held = contextlib.ExitStack()
 
@@ -207,7 +209,7 @@ class RunDirectory:
     @property
     def digits(self) -> Path:
         """Where the embedded digits are written as JPEG folders."""
-        return self.root / "digits"
+        return self._digits
 
     def tensorboard(self, job: str) -> Path:
         """The folder of a job's event files."""

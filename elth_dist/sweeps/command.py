@@ -103,7 +103,7 @@ def _run(arguments: Sequence[str]) -> int:
     for name, saying in said_by_the_file(overrides).items():
         raise UserError(f"--{name}: {saying}, which the sweep file says")
     folder = SweepFolder(options.dir or Path("runs/sweeps", options.file.stem))
-    sweep = plan_sweep(options.file, folder.root, overrides)
+    sweep = plan_sweep(options.file, overrides)
     needs = _needs(sweep, {name: getattr(options, name) for name in _NEEDS if getattr(options, name) is not None})
     if options.dry_run:
         return _dry_run(sweep, folder, options.images_per_second)

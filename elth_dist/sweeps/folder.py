@@ -59,6 +59,11 @@ class SweepFolder:
         """The table, Markdown; beside it the same as .csv and .png."""
         return self.root / "results.md"
 
+    @property
+    def digits(self) -> Path:
+        """The embedded digits, written once for all jobs."""
+        return self.root / "digits"
+
     def logs(self, name: str) -> Path:
         """What a job says while it runs."""
         return self.root / "logs" / name
@@ -75,7 +80,7 @@ class SweepFolder:
         """Where one job writes."""
         from elth_dist.runtime.run_directory import RunDirectory
 
-        return RunDirectory(self.logs(name), self.jobs)
+        return RunDirectory(self.logs(name), self.jobs, self.digits)
 
     def job(self, name: str) -> "JobFolder":
         """A job's result."""

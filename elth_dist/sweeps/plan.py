@@ -72,12 +72,11 @@ def read_sweep(path: Path) -> SweepOptions:
         raise UserError(f"{path}: {option}: {message}{got}") from None
 
 
-def plan_sweep(path: Path, folder: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
+def plan_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """Expand a sweep file to the jobs of all its runs, shared ones once.
 
     Args:
         path: the sweep file.
-        folder: where the sweep will lie.
         overrides: sections of options from the command line, over everything.
 
     Raises:
@@ -85,7 +84,7 @@ def plan_sweep(path: Path, folder: Path, overrides: Mapping[str, Any] | None = N
     """
     options = read_sweep(path)
     jobs: dict[str, SweepJob] = {}
-    for config in _configs(path, options, folder, overrides or {}):
+    for config in _configs(path, options, overrides or {}):
         for job in run_jobs(config):
             jobs.setdefault(job.name, job)
     return Sweep(path.stem, options, jobs)
@@ -129,7 +128,7 @@ def read_job(config_yaml: str, name: str) -> tuple[Config, Plan, dict[str, Sweep
     return config, plan, jobs
 
 
-def _configs(path: Path, options: SweepOptions, folder: Path, overrides: Mapping[str, Any]) -> Iterator[Config]:
+def _configs(path: Path, options: SweepOptions, overrides: Mapping[str, Any]) -> Iterator[Config]:
     recipe = merge(read_yaml(path.parent / options.recipe, f"{path}: recipe"), options.overrides)
     for number, experiment in enumerate(options.experiments):
         base = merge(recipe, experiment.overrides)
@@ -140,7 +139,7 @@ def _configs(path: Path, options: SweepOptions, folder: Path, overrides: Mapping
                         over = {"model": {"arch": source}, "seed": seed, "data_seed": data_seed, "method": method}
                         merged = merge(merge(base, over), overrides)
                         _add_transfers(merged, experiment, method, source)
-                        yield _config(merged, path, folder, f"experiments.{number}: ", overrides)
+                        yield _config(merged, path, f"experiments.{number}: ", overrides)
 
 
 def _add_transfers(merged: dict[str, Any], experiment: Experiment, method: Mapping[str, Any], source: str) -> None:
@@ -151,10 +150,7 @@ def _add_transfers(merged: dict[str, Any], experiment: Experiment, method: Mappi
         merged["method"] = {**chosen, "transfers": [{"to": to, **how} for to in others for how in experiment.transfers]}
 
 
-def _config(merged: dict[str, Any], path: Path, folder: Path, where: str, overrides: Mapping[str, Any]) -> Config:
-    data = merged.get("data")
-    if isinstance(data, dict) and data.get("name") == "digits" and data.get("root") is None:
-        merged["data"] = {**data, "root": str(folder / "digits")}  # written once for all jobs
+def _config(merged: dict[str, Any], path: Path, where: str, overrides: Mapping[str, Any]) -> Config:
     merged["run"] = {"name": path.stem}
     try:
         return Config(**merged)

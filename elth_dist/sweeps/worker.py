@@ -28,6 +28,9 @@ def do(folder: SweepFolder, name: str) -> list[str] | None:
     from elth_dist.jobs.walk import walk
 
     config, plan, jobs = read_job(folder.config(name).read_text(), name)
+    if config.data.root == folder.digits:  # written by version 0.1.0, which gave the place as the user's
+        data = config.data.model_copy(update={"root": None})
+        plan = plan.on(config.setting.model_copy(update={"data": data}))
     known = {job.name: job.job for job in jobs.values()}
     return walk(plan, [known[name]], known, folder.directory(name), config.to_yaml())
 

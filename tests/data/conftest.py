@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from elth_dist.data.digits import write_digits
+from elth_dist.data.datasets.digits import write_digits
 from tests.data.images import write_photos
 
 settings.register_profile("data", deadline=None)  # the machine may be busy

@@ -4,9 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elth_dist.data import catalog
-from elth_dist.data.catalog import Catalog, check_data, scan
-from elth_dist.data.options import DataOptions
+from elth_dist.data import data_options, options
+from elth_dist.data.catalog import Catalog, scan
 from elth_dist.errors import UserError
 
 
@@ -91,17 +90,17 @@ def test_what_is_wrong_with_a_tree_is_named(tmp_path, files, message):
 
 
 def test_checks_before_the_start(tmp_path, monkeypatch):
-    check_data(DataOptions(name="digits"))
-    check_data(DataOptions(name="synthetic"))
+    data_options(name="digits").check()
+    data_options(name="synthetic").check()
     with pytest.raises(UserError, match=r"data.root: 'imagenet' needs the folder"):
-        check_data(DataOptions(name="imagenet"))
+        data_options(name="imagenet").check()
     with pytest.raises(UserError, match=r"data.root: no folder \S+nowhere"):
-        check_data(DataOptions(name="imagenet", root=tmp_path / "nowhere"))
+        data_options(name="imagenet", root=tmp_path / "nowhere").check()
     batches = tree(tmp_path / "cifar", "cifar-10-batches-py/data_batch_1")
-    check_data(DataOptions(name="cifar10", root=batches))
-    check_data(DataOptions(name="cifar10", root=batches / "cifar-10-batches-py"))
+    data_options(name="cifar10", root=batches).check()
+    data_options(name="cifar10", root=batches / "cifar-10-batches-py").check()
     with pytest.raises(UserError, match=r"data.loader: 'dali' reads image files"):
-        check_data(DataOptions(name="cifar10", loader="dali", root=batches))
-    monkeypatch.setattr(catalog, "_dali_installed", lambda: False)
+        data_options(name="cifar10", loader="dali", root=batches).check()
+    monkeypatch.setattr(options, "_dali_installed", lambda: False)
     with pytest.raises(UserError, match=r"data.loader: 'dali' needs the package nvidia-dali-cuda130"):
-        check_data(DataOptions(name="digits"))
+        data_options(name="digits").check()

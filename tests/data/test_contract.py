@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.data.protocol import Batch
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
+from tests.data import shapes  # noqa: F401 - registers its dataset
 
 GLOBAL_BATCH = 48
 LAYOUTS = [(1, 1), (1, 3), (2, 1), (2, 2), (3, 1), (4, 3)]  # world size, micro-batches
@@ -31,6 +32,7 @@ KINDS = {
         "prefetch": 3,
     },
     "resident": {"name": "digits", "loader": "resident", "threads": 2, "flip": True},
+    "in-memory": {"name": "shapes", "augment": "pad_crop", "pad": 2},
     "synthetic": {"name": "synthetic", "image_size": 16, "num_classes": 7, "num_train": 500, "num_val": 131},
 }
 
@@ -64,7 +66,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def dataset(kind, digits):
-    return Opened(DataOptions(**KINDS[kind]), digits.parent)
+    return Opened(data_options(**KINDS[kind]), digits.parent)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +99,7 @@ def test_it_knows_its_size(dataset):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_batches_are_channels_last_and_of_the_compute_dtype(kind, digits, dtype):
-    opened = Opened(DataOptions(**KINDS[kind]), digits.parent, dtype)
+    opened = Opened(data_options(**KINDS[kind]), digits.parent, dtype)
     loader, val = opened.train(accumulate=2), opened.val(30)
     for batch, size in ((next(loader), GLOBAL_BATCH // 2), (next(iter(val)), val.plan.batch)):
         assert batch.images.shape == (size, 3, 16, 16)

@@ -13,11 +13,10 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as tv
 
-from elth_dist.data import sampling
+from elth_dist.data import data_options, sampling
 from elth_dist.data.catalog import Split, scan
 from elth_dist.data.dali import FileNames
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
 from tests.data.images import smooth_image
@@ -27,7 +26,7 @@ RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # leaves pixels in [0, 
 
 
 def opened(root, dtype=torch.float32, **given):
-    options = DataOptions(**({"name": "folder", "root": root, "threads": 2} | given))
+    options = data_options(**({"name": "folder", "root": root, "threads": 2} | given))
     return open_dataset(options, Ranks(), default_root=root, dtype=dtype)
 
 
@@ -69,7 +68,7 @@ def test_evaluation_sees_torchvisions_pixels(any_photos):
 def test_normalised_evaluation_sees_torchvisions_values(photos):
     """The whole of torchvision's evaluation, mean and deviation included: within 1/255 of a pixel over its std."""
     dataset = opened(photos)
-    options = DataOptions(name="folder")
+    options = data_options(name="folder")
     reference = transforms.Compose(
         [
             transforms.Resize(256),
@@ -106,7 +105,7 @@ def test_training_sees_torchvisions_crops(any_photos):
     loader.seek(3)
     batch = next(loader)
     epoch = 3 // loader.steps_per_epoch
-    options = DataOptions(name="folder")
+    options = data_options(name="folder")
     numbers = sampling.crop_numbers(4, epoch, batch.indices.numpy(), options.scale, options.ratio, options.flip)
     assert 0 < numbers[2].sum() < batch_size
     for image, index, candidates, position, mirror in zip(batch.images, batch.indices.tolist(), *numbers, strict=True):
@@ -127,7 +126,7 @@ def test_dali_and_the_resident_loader_show_the_same_pictures(digits, augment, fl
     batches = []
     for loader in ("dali", "resident"):
         options = {"name": "digits", "loader": loader, "augment": augment, "flip": flip, "threads": 2}
-        dataset = open_dataset(DataOptions(**options), Ranks(), default_root=digits.parent, dtype=torch.float32)
+        dataset = open_dataset(data_options(**options), Ranks(), default_root=digits.parent, dtype=torch.float32)
         train, val = dataset.train_loader(seed=3, global_batch=100), dataset.val_loader(batch=90)
         train.seek(13)
         batches.append([next(train), next(train), *val])

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
 from tests.helpers.ranks import run_ranks
@@ -15,7 +15,7 @@ from tests.helpers.ranks import run_ranks
 def open_and_read(ranks, options, root):
     torch.set_num_threads(1)
     try:
-        dataset = open_dataset(DataOptions(**options), ranks, default_root=Path(root), dtype=torch.float32)
+        dataset = open_dataset(data_options(**options), ranks, default_root=Path(root), dtype=torch.float32)
     except UserError as error:
         return str(error)
     loader = dataset.train_loader(seed=1, global_batch=20)

@@ -7,11 +7,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from elth_dist.data import digits as module
+from elth_dist.data import data_options
 from elth_dist.data.catalog import scan
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.digits import TRAIN_SIZE, write_digits
-from elth_dist.data.options import DataOptions
+from elth_dist.data.datasets.digits import TRAIN_SIZE, write_digits
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
 
@@ -41,18 +40,20 @@ def test_images_show_the_scans(digits):
         assert np.corrcoef(small.ravel(), scans.images[number].ravel())[0, 1] > 0.95
 
 
-def test_a_written_tree_is_left_alone(digits, monkeypatch):
-    before = {path: path.stat().st_mtime_ns for path in digits.rglob("*")}
-    monkeypatch.setattr(module, "whole_folder", lambda _: pytest.fail("wrote again"))
-    assert write_digits(digits.parent, 16) == digits
-    assert {path: path.stat().st_mtime_ns for path in digits.rglob("*")} == before
+def test_a_written_tree_is_left_alone(tmp_path):
+    """The folder that holds it is not touched either: nothing was written next to it."""
+    digits = write_digits(tmp_path, 8)
+    next(digits.rglob("*.jpg")).write_bytes(b"changed")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.rglob("*"))}
+    assert write_digits(tmp_path, 8) == digits
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.rglob("*"))} == before
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(self, target):
         raise PermissionError("no")
 
-    monkeypatch.setattr(module.Path, "rename", fail)
+    monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(PermissionError):
         write_digits(tmp_path, 8)
     assert list(tmp_path.iterdir()) == []
@@ -60,9 +61,19 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_a_users_mistake(tmp_path):
     (tmp_path / "file").touch()
-    options = DataOptions(name="digits", root=tmp_path / "file" / "below")
-    with pytest.raises(UserError, match=r"data.root: .*file"):
-        open_dataset(options, Ranks(), default_root=tmp_path, dtype=torch.float32)
+    with pytest.raises(UserError, match=r"run.dir: cannot write the digits to \S+file/below/digits-16px: Not a dir"):
+        open_dataset(
+            data_options(name="digits"), Ranks(), default_root=tmp_path / "file" / "below", dtype=torch.float32
+        )
+
+
+def test_nothing_is_written_into_a_folder_of_the_users(tmp_path):
+    options = data_options(name="digits", root=tmp_path)
+    with pytest.raises(UserError, match=r"data.root: \S+ is not read for 'digits'"):
+        options.check()
+    with pytest.raises(UserError, match=r"data.root: \S+ is not read for 'digits'"):
+        open_dataset(options, Ranks(), default_root=tmp_path / "run", dtype=torch.float32)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_writers_at_once_give_one_tree(tmp_path):

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets, transforms
 
-from elth_dist.data import resident
+from elth_dist.data import data_options, resident
 from elth_dist.data.catalog import scan
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
 
@@ -33,7 +32,7 @@ def test_augment_is_pad_crop_and_mirror_one_by_one(size, pad, batch, seed):
 
 
 def test_normaliser_is_torchvisions():
-    options = DataOptions(name="cifar10")
+    options = data_options(name="cifar10")
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(1, 16, 16, 3)
     ours = resident.Normaliser(options, torch.device("cpu"), torch.float32)(pixels)
     theirs = transforms.Normalize(options.mean, options.std)(pixels.permute(0, 3, 1, 2) / 255)
@@ -59,7 +58,7 @@ def test_an_undecodable_image_is_named(digits, tmp_path):
             (tmp_path / split / cls / "1.jpg").write_bytes(whole)
     broken = tmp_path / "train" / "b" / "1.jpg"
     broken.write_bytes(whole[: len(whole) // 2])
-    options = DataOptions(name="folder", loader="resident", root=tmp_path, image_size=16, resize=16, augment="none")
+    options = data_options(name="folder", loader="resident", root=tmp_path, image_size=16, resize=16, augment="none")
     with pytest.raises(UserError, match=rf"data.root: {broken} does not decode"):
         open_dataset(options, Ranks(), default_root=tmp_path, dtype=torch.float32)
 
@@ -88,7 +87,7 @@ def python_batches(tmp_path, monkeypatch):
 @pytest.mark.parametrize("above", [True, False])
 def test_python_batches_are_read(python_batches, above):
     folder, pixels, labels = python_batches
-    options = DataOptions(name="cifar10", root=folder.parent if above else folder, mean=(0, 0, 0), std=(1, 1, 1))
+    options = data_options(name="cifar10", root=folder.parent if above else folder, mean=(0, 0, 0), std=(1, 1, 1))
     dataset = open_dataset(options, Ranks(), default_root=folder, dtype=torch.float32)
     assert (dataset.num_classes, dataset.num_train, dataset.num_val) == (10, 20, 4)
     (batch,) = dataset.val_loader(batch=4)
@@ -105,11 +104,13 @@ def test_python_batches_are_opened_only_when_they_are_the_published_ones(python_
 
     (folder / "data_batch_3").write_bytes(pickle.dumps(Trap()))
     with pytest.raises(UserError, match=r"cifar-10-batches-py is incomplete or not the published CIFAR-10"):
-        open_dataset(DataOptions(name="cifar10", root=folder.parent), Ranks(), default_root=folder, dtype=torch.float32)
+        open_dataset(
+            data_options(name="cifar10", root=folder.parent), Ranks(), default_root=folder, dtype=torch.float32
+        )
 
 
 def test_python_batches_have_one_size(python_batches):
     folder, _, _ = python_batches
-    options = DataOptions(name="cifar10", root=folder, image_size=28)
+    options = data_options(name="cifar10", root=folder, image_size=28)
     with pytest.raises(UserError, match=r"data.image_size: 28, but .* 32 px"):
         open_dataset(options, Ranks(), default_root=folder, dtype=torch.float32)

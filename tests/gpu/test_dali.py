@@ -5,9 +5,9 @@ import torch
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed for this python", exc_type=ImportError)
 
+from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.digits import write_digits
-from elth_dist.data.options import DataOptions
+from elth_dist.data.datasets.digits import write_digits
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
 from tests.data.images import write_photos
@@ -33,7 +33,7 @@ def digits(tmp_path_factory):
 
 
 def opened(root, device="cuda", dtype=torch.float32, **given):
-    options = DataOptions(**({"name": "folder", "root": root, "threads": 2} | given))
+    options = data_options(**({"name": "folder", "root": root, "threads": 2} | given))
     target = torch.device(device, 0) if device == "cuda" else torch.device(device)
     return open_dataset(options, Ranks(device=target), default_root=root, dtype=dtype)
 

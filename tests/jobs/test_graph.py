@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from elth_dist.data.options import DataOptions
+from elth_dist.data import data_options
 from elth_dist.jobs.graph import Job, identities, plan
 from elth_dist.jobs.options import (
     DenseMethod,
@@ -24,7 +24,7 @@ from elth_dist.training.options import TrainOptions
 
 def setting(**train: Any) -> Setting:
     return Setting(
-        model=ModelOptions(arch="resnet14_cifar"), data=DataOptions(name="digits"), train=TrainOptions(**train)
+        model=ModelOptions(arch="resnet14_cifar"), data=data_options(name="digits"), train=TrainOptions(**train)
     )
 
 

@@ -131,7 +131,7 @@ def test_shipped_runs(name: str) -> None:
 @pytest.mark.parametrize("name", GOLDEN["sweeps"])
 def test_shipped_sweeps(name: str) -> None:
     """Names, identities, labels, groups and inputs of every job."""
-    sweep = plan_sweep(CONFIGS / name, Path("/nowhere"))
+    sweep = plan_sweep(CONFIGS / name)
     jobs = [
         [name, job.job.identity, job.label, job.group, sorted(job.job.inputs.items())]
         for name, job in sweep.jobs.items()

@@ -8,7 +8,7 @@ import pytest
 
 from elth_dist.accounting.conventions import CONVENTIONS
 from elth_dist.accounting.layers import network
-from elth_dist.data.options import DataOptions
+from elth_dist.data import data_options
 from elth_dist.errors import UserError
 from elth_dist.jobs.graph import plan
 from elth_dist.jobs.options import ImpMethod, Setting, SnipMethod, TicketMethod
@@ -22,7 +22,7 @@ from elth_dist.training.options import TrainOptions
 
 SETTING = Setting(
     model=ModelOptions(arch="resnet14_cifar"),
-    data=DataOptions(name="digits"),
+    data=data_options(name="digits"),
     train=TrainOptions(epochs=6, global_batch=64),
 )
 STEPS = 1442 // 64
@@ -95,7 +95,7 @@ def test_the_dataset_is_counted_where_it_lies(tmp_path: Path) -> None:
             (tmp_path / split / f"class{number}").mkdir(parents=True)
             for image in range(50):
                 (tmp_path / split / f"class{number}" / f"{image}.jpg").touch()
-    data = DataOptions.model_validate({"name": "folder", "root": tmp_path, "image_size": 32})
+    data = data_options(name="folder", root=tmp_path, image_size=32)
     setting = SETTING.model_copy(update={"data": data})
     found = predict(plan(ImpMethod(levels=0, rewind="1ep"), setting))["level-00"]
     assert (found.start, found.end) == (2, 12)
@@ -106,6 +106,6 @@ def test_the_dataset_is_counted_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_nobody_named() -> None:
-    setting = SETTING.model_copy(update={"data": DataOptions(name="folder")})
+    setting = SETTING.model_copy(update={"data": data_options(name="folder")})
     with pytest.raises(UserError, match=r"data\.root: 'folder' needs"):
         predict(plan(ImpMethod(), setting))

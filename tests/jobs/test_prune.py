@@ -13,8 +13,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
+from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.errors import UserError
 from elth_dist.jobs.context import JobContext
 from elth_dist.jobs.options import PruneJob, Setting
@@ -36,7 +36,7 @@ from elth_dist.training.options import TrainOptions
 from tests.helpers.ranks import run_ranks
 
 CLASSES = 4
-DATA = DataOptions(
+DATA = data_options(
     name="synthetic",
     loader="synthetic",
     image_size=8,

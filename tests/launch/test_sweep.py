@@ -106,7 +106,7 @@ def test_finished_sweep_needs_no_slurm_any_more(
     path, folder = finished
     out = tmp_path / "out"
     shutil.copytree(folder, out)
-    sent = {name: {"log": "gone", "slurm": str(number)} for number, name in enumerate(plan_sweep(path, out).jobs)}
+    sent = {name: {"log": "gone", "slurm": str(number)} for number, name in enumerate(plan_sweep(path).jobs)}
     (out / "submitted.json").write_text(json.dumps(sent))
     monkeypatch.setenv("PATH", str(tmp_path))  # no squeue
     for action in ("status", "results"):
@@ -164,7 +164,7 @@ def test_failing_job_blocks_its_children_only_until_it_is_retried(
     """A file where the job's folder belongs: what the first transfer fails at, nothing else needs."""
     path, _ = finished
     out = tmp_path / "out"
-    [transfer] = [name for name in plan_sweep(path, out).jobs if name.startswith("transfer-")]
+    [transfer] = [name for name in plan_sweep(path).jobs if name.startswith("transfer-")]
     (out / "jobs").mkdir(parents=True)
     (out / "jobs" / transfer).write_text("in the way")
     arguments = [str(path), "--cluster", "local", "--workers", "2", "--dir", str(out)]

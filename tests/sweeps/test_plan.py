@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
 def planned(folder: Path, **changes: Any) -> Sweep:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**BASE, **changes}))
-    return plan_sweep(path, folder / "out")
+    return plan_sweep(path)
 
 
 def kinds(sweep: Sweep) -> dict[str, int]:
@@ -48,14 +48,14 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_plan(name: str, tmp_path: Path) -> None:
-    sweep = plan_sweep(SWEEPS / f"{name}.yaml", tmp_path)
+def test_golden_plan(name: str) -> None:
+    sweep = plan_sweep(SWEEPS / f"{name}.yaml")
     assert (kinds(sweep), len(sweep.finals)) == GOLDEN[name]
 
 
-def transfers(name: str, folder: Path) -> set[tuple[Any, ...]]:
+def transfers(name: str) -> set[tuple[Any, ...]]:
     """(source, target, whose mask it takes, options) of every transfer of a shipped sweep."""
-    sweep, found = plan_sweep(SWEEPS / f"{name}.yaml", folder), set()
+    sweep, found = plan_sweep(SWEEPS / f"{name}.yaml"), set()
     for job in sweep.jobs.values():
         if isinstance(job.job.options, TransferJob):
             chosen = job.job.options.transfer.model_dump(exclude_defaults=True)
@@ -68,22 +68,22 @@ def pairs(architectures: list[str]) -> list[tuple[str, str]]:
     return list(itertools.permutations(architectures, 2))
 
 
-def test_depths_are_figure_6(tmp_path: Path) -> None:
+def test_depths_are_figure_6() -> None:
     nets = [f"resnet{depth}_cifar" for depth in (14, 20, 32, 44, 56)]
     levels = ("mask-05", "mask-08", "mask-10", "mask-13")
     expected = {(*pair, level, ("order", "append")) for pair in pairs(nets) for level in levels}
-    assert transfers("cifar10_depths", tmp_path) == expected
+    assert transfers("cifar10_depths") == expected
 
 
-def test_vggs_are_figure_7_and_imagenet_is_table_1(tmp_path: Path) -> None:
+def test_vggs_are_figure_7_and_imagenet_is_table_1() -> None:
     levels = ("mask-05", "mask-08", "mask-10", "mask-13")
     vggs = {(*pair, level) for pair in pairs(["vgg13", "vgg16", "vgg19"]) for level in levels}
-    assert transfers("cifar10_vgg", tmp_path) == vggs
+    assert transfers("cifar10_vgg") == vggs
     resnets = {(*pair, "mask-06") for pair in pairs(["resnet18", "resnet26", "resnet34"])}
-    assert transfers("imagenet_table1", tmp_path) == resnets
+    assert transfers("imagenet_table1") == resnets
 
 
-def test_ablation_is_figures_3_to_5(tmp_path: Path) -> None:
+def test_ablation_is_figures_3_to_5() -> None:
     grown = ("resnet32_cifar", "resnet56_cifar", "mask-10")
     units = [(), *((("units", chosen),) for chosen in ((1,), (2,), (1, 2), (3, 4)))]
     orders: list[tuple[Any, ...]] = [(), (("order", "append"),)]
@@ -91,12 +91,12 @@ def test_ablation_is_figures_3_to_5(tmp_path: Path) -> None:
     kept: list[tuple[Any, ...]] = [(), (("squeeze", "strided"),), (("squeeze", "last"),)]
     small = ("resnet20_cifar", "resnet32_cifar")
     expected |= {("resnet56_cifar", to, "mask-10", *squeeze) for to in small for squeeze in kept}
-    assert transfers("cifar10_ablation", tmp_path) == expected
+    assert transfers("cifar10_ablation") == expected
 
 
-def test_other_methods_are_tables_2_and_3(tmp_path: Path) -> None:
+def test_other_methods_are_tables_2_and_3() -> None:
     def trainings(name: str) -> set[tuple[Any, ...]]:
-        jobs = [job.job.options for job in plan_sweep(SWEEPS / f"{name}.yaml", tmp_path).jobs.values()]
+        jobs = [job.job.options for job in plan_sweep(SWEEPS / f"{name}.yaml").jobs.values()]
         return {
             (job.update.name, job.setting.model.arch, job.density, job.update.multiplier, job.setting.train.epochs)
             for job in jobs
@@ -107,14 +107,14 @@ def test_other_methods_are_tables_2_and_3(tmp_path: Path) -> None:
     assert trainings("imagenet_rigl") == {("rigl", net, density, times, 90) for net in resnets for times in (1, 5)}
     small = ("resnet20_cifar", "resnet32_cifar", "resnet56_cifar")
     assert trainings("cifar10_dpf") == {("dpf", net, kept, 1, 300) for net in small for kept in (0.1, 0.05)}
-    found = transfers("cifar10_dpf", tmp_path)
+    found = transfers("cifar10_dpf")
     steps = [(f"resnet{a}_cifar", f"resnet{b}_cifar") for a, b in ((14, 20), (20, 32), (32, 56))]
     assert found == {(*step, level) for step in steps for level in ("mask-10", "mask-13")}
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_sweep_is_a_graph_with_inputs_first(path: Path, tmp_path: Path) -> None:
-    sweep = plan_sweep(path, tmp_path)
+def test_every_shipped_sweep_is_a_graph_with_inputs_first(path: Path) -> None:
+    sweep = plan_sweep(path)
     seen: set[str] = set()
     for name, job in sweep.jobs.items():
         assert set(job.inputs) <= seen
@@ -122,8 +122,8 @@ def test_every_shipped_sweep_is_a_graph_with_inputs_first(path: Path, tmp_path: 
     assert path.name in path.read_text().splitlines()[0], "the header says how to run it"
 
 
-def test_ticket_of_one_source_serves_every_target(tmp_path: Path) -> None:
-    sweep = plan_sweep(SWEEPS / "imagenet_table1.yaml", tmp_path)
+def test_ticket_of_one_source_serves_every_target() -> None:
+    sweep = plan_sweep(SWEEPS / "imagenet_table1.yaml")
     transfers = [job for job in sweep.jobs.values() if job.job.options.kind == "transfer"]
     assert len(transfers) == 18
     assert len({job.job.inputs["ticket"] for job in transfers}) == 9, "two targets each"
@@ -231,12 +231,12 @@ def test_a_key_that_yaml_does_not_read_as_a_name_is_one_line(tmp_path: Path) -> 
     path = tmp_path / "keys.yaml"
     path.write_text(yaml.safe_dump(BASE) + "on: {gpus: 0}\n")
     with pytest.raises(UserError, match=r"keys\.yaml: True is no name of a section of options"):
-        plan_sweep(path, tmp_path / "out")
+        plan_sweep(path)
 
 
 def test_times_need_no_quotes(tmp_path: Path) -> None:
     """In YAML 1.1, 4:00:00 is a number of base 60."""
     path = tmp_path / "times.yaml"
     path.write_text(yaml.safe_dump(BASE) + "needs: {time: 4:00:00, notice: 60, memory: 1.5e+1}\n")
-    needs = plan_sweep(path, tmp_path / "out").options.needs
+    needs = plan_sweep(path).options.needs
     assert (needs.time, needs.notice, needs.memory) == (240, 60, 15.0)

@@ -1,7 +1,5 @@
 """Costs before the first step: samples of each job, sparse FLOPs, and what sharing saves."""
 
-from pathlib import Path
-
 import pytest
 
 from elth_dist.sweeps.plan import plan_sweep
@@ -11,8 +9,8 @@ from tests.helpers.ranks import REPOSITORY
 PATH = REPOSITORY / "configs/sweeps/imagenet_table1.yaml"
 
 
-def test_costs_of_table_1(tmp_path: Path) -> None:
-    sweep = plan_sweep(PATH, tmp_path)
+def test_costs_of_table_1() -> None:
+    sweep = plan_sweep(PATH)
     predictor = Predictor(sweep, {}, {"resnet18": 1000.0, "resnet26": 1000.0, "resnet34": 1000.0})
     costs = {(job.label, job.config.model.arch): predictor.cost(name) for name, job in sweep.jobs.items()}
     samples = 1_281_167 // 1024 * 1024  # an epoch
@@ -27,13 +25,13 @@ def test_costs_of_table_1(tmp_path: Path) -> None:
     assert costs["grasp-resnet26", "resnet26"].flops == pytest.approx(last.flops)
 
 
-def test_measured_figures_replace_predicted_ones(tmp_path: Path) -> None:
-    sweep = plan_sweep(PATH, tmp_path)
+def test_measured_figures_replace_predicted_ones() -> None:
+    sweep = plan_sweep(PATH)
     name = next(name for name, job in sweep.jobs.items() if job.label == "level-06")
     assert Predictor(sweep, {name: {"train_flops": 5.0, "density": 0.1}}, {}).cost(name).flops == 5.0
 
 
-def test_nothing_is_made_up_where_nothing_is_known(tmp_path: Path) -> None:
-    sweep = plan_sweep(PATH, tmp_path)
+def test_nothing_is_made_up_where_nothing_is_known() -> None:
+    sweep = plan_sweep(PATH)
     assert Predictor(sweep, {}, {}).cost(sweep.finals[0]).gpu_hours is None
     assert Predictor(sweep, {}, {}).alone().gpu_hours is None

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.data.protocol import Batch
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.training.gradients import GlobalBatches, hessian_gradient_products, mean_gradients
 from tests.helpers.ranks import run_ranks
 
-DATA = DataOptions(
+DATA = data_options(
     name="synthetic",
     loader="synthetic",
     image_size=6,
