@@ -35,11 +35,11 @@ def run(options: PruneJob, job: JobContext) -> Metrics:
     assert ticket is not None, "nothing to prune"
     names = copied_weights(ticket) if options.copies else list(ticket.masks)
     dense = Masks.dense({name: ticket.masks[name].shape for name in names}).to(job.training.ranks.device)
-    Numerics(deterministic=options.setting.train.deterministic).apply()
-    model = blank_model(ticket.arch, ticket.num_classes).to_empty(device=job.training.ranks.device)
-    model.load_state_dict(ticket.weights)
-    pruner = Pruner(job.name, model, options.criterion, options.setting, job.training)
-    pruned = pruner.prune(dense, _kept(options, dense, like))
+    with Numerics(deterministic=options.setting.train.deterministic).applied():
+        model = blank_model(ticket.arch, ticket.num_classes).to_empty(device=job.training.ranks.device)
+        model.load_state_dict(ticket.weights)
+        pruner = Pruner(job.name, model, options.criterion, options.setting, job.training)
+        pruned = pruner.prune(dense, _kept(options, dense, like))
     masks = Masks({**ticket.masks, **pruned.to("cpu")}) if options.copies else pruned.to("cpu")
     found = finish_masks(job, ticket, masks, criterion=options.criterion.name)
     return {**found, "train_flops": pruner.flops}
