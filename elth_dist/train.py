@@ -26,7 +26,7 @@ from elth_dist.jobs.options import (
     ReinitMethod,
     TicketMethod,
 )
-from elth_dist.runtime.environment import environment_ranks
+from elth_dist.runtime.launcher import launcher_ranks
 from elth_dist.sparsity.updates.options import Dynamic
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     rank = 0
     try:
-        rank, world_size, _ = environment_ranks()
+        rank, world_size, _ = launcher_ranks()
         level = logging.WARNING if rank == 0 else logging.ERROR
         logging.basicConfig(level=level, format="elth_dist: warning: %(message)s")
         command = read_config(arguments)
@@ -168,8 +168,8 @@ def walk(
     from elth_dist.engines.create import image_dtype
     from elth_dist.jobs.run import run_job
     from elth_dist.reporting.reporter import Reporter
+    from elth_dist.runtime.environment import environment
     from elth_dist.runtime.ranks import open_ranks
-    from elth_dist.runtime.run_directory import environment
     from elth_dist.runtime.signals import StopSignals
     from elth_dist.runtime.watchdog import Watchdog
     from elth_dist.training.context import Context

@@ -10,7 +10,8 @@ from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.options import DynamicJob, LevelJob, MaskJob, PretrainJob, PruneJob, TrainJob, TransferJob
 from elth_dist.runtime.checkpoints import Checkpoints
-from elth_dist.runtime.run_directory import JobFolder, RunDirectory
+from elth_dist.runtime.job_folder import JobFolder
+from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.training.context import Context
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from elth_dist.errors import UserError
 from elth_dist.runtime.checkpoints import Checkpoints
+from elth_dist.runtime.environment import environment
 from elth_dist.runtime.ranks import Ranks
-from elth_dist.runtime.run_directory import RunDirectory, environment
+from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.runtime.signals import StopSignals
 from tests.helpers.ranks import RanksFailed, run_ranks, start_ranks
 
