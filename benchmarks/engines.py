@@ -75,10 +75,11 @@ def run(arguments: argparse.Namespace, arch: str, engine: str) -> dict[str, floa
 
 def measure(arguments: argparse.Namespace) -> None:
     """This rank's part of one contender's training."""
-    with open_ranks() as ranks:
+    numerics = Numerics(arguments.precision)
+    with open_ranks() as ranks, numerics.applied():
         on_gpu = ranks.device.type == "cuda"
         options: Any = ENGINES[arguments.contender]
-        engine = create_engine(EngineOptions(**options), ranks, Numerics(arguments.precision))
+        engine = create_engine(EngineOptions(**options), ranks, numerics)
         model = build_model(arguments.archs[0], 1000, seed=0)
         generator = torch.Generator().manual_seed(1)
         weights = prunable_weights(model)

@@ -92,7 +92,8 @@ def main() -> None:
         f"{arguments.arch}, density {arguments.density}, batch {arguments.batch} of {arguments.size} px, "
         f"{arguments.precision}, on {where}, torch {torch.__version__}"
     )
-    times = measure(contenders(ranks, arguments), arguments, ranks.device)
+    with Numerics(arguments.precision).applied():
+        times = measure(contenders(ranks, arguments), arguments, ranks.device)
     static = min(times["static"])
     table = Table("masks", *(f"{heading}, ms" for heading in ("between", "at")), "every", "share", title="step")
     for column in table.columns[1:]:

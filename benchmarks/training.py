@@ -86,7 +86,7 @@ def seconds(step: Callable[[], None], count: int, device: torch.device) -> float
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Read the options and measure under their numerics."""
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet18")
@@ -97,8 +97,13 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16" if cuda else "fp32", choices=["fp32", "tf32", "bf16"])
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
+    with Numerics(args.precision).applied():
+        measure(args, cuda)
+
+
+def measure(args: argparse.Namespace, cuda: bool) -> None:
+    """Print a table."""
     ranks = Ranks(device=torch.device("cuda", 0) if cuda else torch.device("cpu"))
-    torch.backends.cudnn.benchmark = True
     options = data_options(name="synthetic", image_size=args.size)
     dataset = open_dataset(options, ranks, default_root=Path(), dtype=image_dtype(args.precision))
     loader = dataset.train_loader(seed=0, global_batch=args.batch)

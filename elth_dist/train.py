@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from elth_dist.config import Config, read_config
 from elth_dist.errors import DisagreementError, UserError, tell
 from elth_dist.jobs.plan import check, make_plan
-from elth_dist.runtime.environment import environment_ranks
+from elth_dist.runtime.launcher import launcher_ranks
 
 if TYPE_CHECKING:
-    from elth_dist.runtime.run_directory import Result
+    from elth_dist.runtime.job_folder import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     rank = 0
     try:
-        rank, world_size, _ = environment_ranks()
+        rank, world_size, _ = launcher_ranks()
         level = logging.WARNING if rank == 0 else logging.ERROR
         logging.basicConfig(level=level, format="elth_dist: warning: %(message)s")
         command = read_config(arguments)

@@ -13,7 +13,7 @@ _FP32 = Numerics()
 
 
 def create_engine(options: EngineOptions, ranks: Ranks, numerics: Numerics = _FP32) -> Engine:
-    """The engine that `engine.name` asks for."""
+    """The engine that `engine.name` asks for. It expects `numerics` to be applied() for as long as it is used."""
     kind = DeepSpeedEngine if options.name == "deepspeed" else DdpEngine
     return kind(ranks, options, numerics)
 

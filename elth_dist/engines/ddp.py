@@ -35,7 +35,6 @@ class DdpEngine:
         self._numerics = numerics
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=numerics.precision == "fp16")
         self._outcome: StepOutcome | None = None  # of the step whose gradients are finished
-        numerics.apply()
 
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
         model = model.to(self._ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -46,7 +46,6 @@ class DeepSpeedEngine:
         self._numerics = numerics
         self._sharded: ShardedOptimizer | None = None  # in stages 1 to 3
         self._outcome: StepOutcome | None = None  # of the step whose gradients are finished
-        numerics.apply()
 
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
         deepspeed = _import_deepspeed(self._ranks, timedelta(minutes=self._options.timeout_minutes))

@@ -1,6 +1,10 @@
 """How this process computes: kernels and the precision of fp32 products. One place, since torch keeps it globally."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,10 +26,72 @@ class Numerics:
         """See AUTOCAST."""
         return AUTOCAST[self.precision]
 
-    def apply(self) -> None:
-        """From now on: TF32 products under "tf32" alone, and bit-reproducible kernels only if `deterministic`."""
-        torch.use_deterministic_algorithms(self.deterministic)
-        torch.backends.cudnn.benchmark = not self.deterministic
-        tf32 = "tf32" if self.precision == "tf32" else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = tf32
-        torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]  # missing in torch's stubs
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Use TF32 products under "tf32" alone, and bit-reproducible kernels only if `deterministic`.
+
+        Holds for the whole process until the block ends; then all settings are again what they were before.
+        """
+        with _determinism_restored(), _products_restored():
+            torch.use_deterministic_algorithms(self.deterministic)
+            torch.backends.cudnn.benchmark = not self.deterministic
+            _set_products(tf32=self.precision == "tf32")
+            yield
+
+
+@contextlib.contextmanager
+def _determinism_restored() -> Iterator[None]:
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+# torch has two names for the precision of fp32 products: flags (`allow_tf32`, `set_float32_matmul_precision`) and
+# `fp32_precision`. The latter decides. Setting a flag sets it too, but not the other way round, and reading a flag that
+# contradicts it raises. Hence: set flags first.
+_BACKENDS: Any = torch.backends  # torch's stubs lack some
+_ON_GPUS = (_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn)
+
+
+def _set_products(tf32: bool) -> None:
+    with _flags_without_warning():
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+    for kind in _ON_GPUS:
+        kind.fp32_precision = "tf32" if tf32 else "ieee"
+
+
+@contextlib.contextmanager
+def _products_restored() -> Iterator[None]:
+    kinds = (*_ON_GPUS, _BACKENDS.mkldnn.matmul)  # the last is set by set_float32_matmul_precision()
+    precisions = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    with _flags_without_warning():
+        products = torch.get_float32_matmul_precision()
+        try:
+            convolutions = torch.backends.cudnn.allow_tf32
+        except RuntimeError:  # True, which contradicts "ieee"
+            convolutions = True
+    _BACKENDS.mkldnn.matmul.fp32_precision = precisions[-1]
+    try:
+        yield
+    finally:
+        with _flags_without_warning():
+            torch.backends.cudnn.allow_tf32 = convolutions
+            torch.set_float32_matmul_precision(products)
+        for kind, precision in zip(kinds, precisions, strict=True):
+            kind.fp32_precision = precision
+
+
+@contextlib.contextmanager
+def _flags_without_warning() -> Iterator[None]:
+    """Some versions of torch warn of the flags, even where they are only read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings")
+        yield

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from elth_dist.runtime.run_directory import JobFolder
+from elth_dist.runtime.job_folder import JobFolder
 from elth_dist.training.context import Context
 
 

@@ -7,7 +7,8 @@ from elth_dist.errors import UserError
 from elth_dist.jobs.context import JobContext
 from elth_dist.jobs.graph import Job
 from elth_dist.runtime.checkpoints import Checkpoints
-from elth_dist.runtime.run_directory import JobFolder, RunDirectory
+from elth_dist.runtime.job_folder import JobFolder
+from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.training.context import Context
 
 

@@ -10,8 +10,9 @@ from elth_dist.jobs.graph import Job
 from elth_dist.jobs.plan import Plan
 from elth_dist.jobs.run import run_job
 from elth_dist.reporting.reporter import Reporter
+from elth_dist.runtime.environment import environment
 from elth_dist.runtime.ranks import open_ranks
-from elth_dist.runtime.run_directory import RunDirectory, environment
+from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.runtime.signals import StopSignals
 from elth_dist.runtime.watchdog import Watchdog
 from elth_dist.training.context import Context
@@ -62,8 +63,7 @@ def walk(
                 f"{dataset.num_classes}"
             )
         surroundings = environment(ranks)
-        identities = {job.name: job.identity for job in jobs}
-        directory.prepare(ranks, config_yaml, surroundings, identities, {job.name: job.part for job in jobs})
+        directory.prepare(ranks, config_yaml, surroundings, jobs)
         texts = {"config": _code(config_yaml), "environment": _code(json.dumps(surroundings, indent=1))}
         with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main, texts=texts) as reporter:
             context = Context(ranks, dataset, reporter, stop, watchdog)

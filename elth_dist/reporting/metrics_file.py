@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from elth_dist.errors import UserError
+from elth_dist.runtime.files import write_atomically
 
 #: What every row has; all other keys are scalars.
 KEYS = ("job", "step", "epoch")
@@ -43,11 +44,11 @@ class MetricsFile:
         assert keep_rows >= 0, keep_rows
         self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        found, size = _read(self.path) if self.path.exists() else ([], 0)
+        lines, size = _read(self.path) if self.path.exists() else ([], 0)
         self._rows = Counter()
         kept: list[bytes] = []
         of_job: list[dict[str, Any]] = []
-        for line, row in found:
+        for line, row in lines:
             if row["job"] == job:
                 if self._rows[job] == keep_rows:
                     continue
@@ -55,7 +56,7 @@ class MetricsFile:
             self._rows[row["job"]] += 1
             kept.append(line)
         if sum(map(len, kept)) != size:
-            self._replace(kept)
+            write_atomically(self.path, b"".join(kept))
         self._file = self.path.open("ab")
         return of_job
 
@@ -90,19 +91,6 @@ class MetricsFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _replace(self, lines: list[bytes]) -> None:
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # torch re-exports it
 
 from elth_dist.errors import DisagreementError, OneRankError, UserError
-from elth_dist.runtime.environment import environment_ranks
+from elth_dist.runtime.launcher import launcher_ranks
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[
     Raises:
         UserError: there is no such device, or the environment does not describe a group.
     """
-    rank, world_size, local_rank = environment_ranks()
+    rank, world_size, local_rank = launcher_ranks()
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda and not torch.cuda.is_available():
         raise UserError("engine.device: 'cuda' asked for, but torch sees no GPU (valid here: auto, cpu)")

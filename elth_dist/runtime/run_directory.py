@@ -1,7 +1,7 @@
-"""The folder of a run: the one place that names the files in it, and knows which jobs are finished.
+"""The folder of a run: names the files in it; each job's folder is a JobFolder.
 
 config.yaml         the resolved configuration
-environment.json    versions, git revision, hosts, devices, command line
+environment.json    versions, plugins, git revision, hosts, devices, command line
 metrics.jsonl       every scalar of every job
 report.md           the closing tables
 tensorboard/JOB/    event files
@@ -13,156 +13,35 @@ import contextlib
 import json
 import logging
 import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-import torch
 import yaml
 
-import elth_dist
 from elth_dist.errors import UserError
-from elth_dist.runtime.files import held, make_folder, reason, sha256, sync, write_atomically
+from elth_dist.runtime.files import held, make_folder, reason, write_atomically
+from elth_dist.runtime.job_folder import JobFolder
 from elth_dist.runtime.ranks import Ranks
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1
-#: Beside a copy of this package: the commit that it was taken from.
-REVISION_FILE = "revision.json"
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a finished job leaves in result.json."""
-
-    identity: str  # hash of what determines the result
-    part: dict[str, Any]  # the options that do
-    inputs: dict[str, str]  # role -> identity of the job that played it
-    metrics: dict[str, Any]
-    files: dict[str, str]  # name in the job's folder -> SHA-256
-
-
-@dataclass(frozen=True)
-class JobFolder:
-    """The folder of one job. Only rank 0 writes to it, except for checkpoints."""
-
-    path: Path
+class PlannedJob(Protocol):
+    """A job of a run, as its directory knows it; jobs.graph.Job is one."""
 
     @property
     def name(self) -> str:
-        """The job's name."""
-        return self.path.name
+        """Of its folder."""
 
     @property
-    def ticket(self) -> Path:
-        """The ticket that the job made or trained."""
-        return self.path / "ticket.safetensors"
+    def identity(self) -> str:
+        """Hash of what determines the result."""
 
     @property
-    def trained(self) -> Path:
-        """The weights at the end of its training."""
-        return self.path / "trained.safetensors"
-
-    @property
-    def result(self) -> Path:
-        """What became of it; written last, so that its presence says that the job is finished."""
-        return self.path / "result.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of its checkpoints."""
-        return self.path / "checkpoints"
-
-    def commit(
-        self, identity: str, part: Mapping[str, Any], inputs: Mapping[str, str], metrics: Mapping[str, Any]
-    ) -> None:
-        """Declare the job finished: its files are made durable and hashed, then result.json appears whole. Rank 0.
-
-        Raises:
-            UserError: it cannot be written; the job then is not finished.
-        """
-        try:
-            make_folder(self.path)
-            files = {}
-            for path in self._products():
-                sync(path)
-                files[str(path.relative_to(self.path))] = sha256(path)
-            sync(self.path)
-            result = Result(identity, dict(part), dict(inputs), dict(metrics), files)
-            text = json.dumps({"version": _VERSION, **asdict(result)}, indent=1)
-            write_atomically(self.result, f"{text}\n".encode())
-        except OSError as error:
-            raise UserError(f"{self.result}: cannot be written: {reason(error)}") from error
-
-    def finished(self, identity: str) -> bool:
-        """Whether the job has been done with this identity and every file it made is as it was; all are read. Rank 0.
-
-        A damaged file is named in a warning; the job is then not finished and will be done again.
-        """
-        result = self._result_if_whole()
-        if result is None or result.identity != identity:
-            return False
-        for name, digest in result.files.items():
-            try:
-                intact = sha256(self.path / name) == digest
-            except OSError as error:
-                _LOG.warning("%s: %s: doing %s again", self.path / name, reason(error), self.name)
-                return False
-            if not intact:
-                _LOG.warning("%s: does not match its SHA-256: doing %s again", self.path / name, self.name)
-                return False
-        return True
-
-    def read(self) -> Result:
-        """The result.
-
-        Raises:
-            UserError: there is none, or its file is damaged.
-        """
-        try:
-            return self._read()
-        except OSError as error:
-            raise UserError(f"{self.result}: cannot be read: {reason(error)}") from error
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self.result}: is damaged ({error}); remove {self.path} to do the job again") from error
-
-    def _read(self) -> Result:
-        found = json.loads(self.result.read_bytes())
-        if not isinstance(found, dict) or found.pop("version", None) != _VERSION:
-            raise ValueError("it is no result of this version")
-        result = Result(**found)
-        if not isinstance(result.identity, str) or not all(
-            isinstance(entry, dict) for entry in (result.part, result.inputs, result.metrics, result.files)
-        ):
-            raise ValueError("it has entries of the wrong kind")
-        return result
-
-    def _result_if_whole(self) -> Result | None:
-        try:
-            return self._read()
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError) as error:
-            _LOG.warning("%s: cannot be used (%s): doing %s again", self.result, error, self.name)
-            return None
-
-    def _products(self) -> list[Path]:
-        """Every file but the result itself, checkpoints, and what an interrupted writer left."""
-        return [
-            path
-            for path in sorted(self.path.rglob("*"))
-            if path.is_file()
-            and path != self.result
-            and self.checkpoints not in path.parents
-            and not path.name.endswith(".tmp")
-        ]
+    def part(self) -> Mapping[str, Any]:
+        """The options that do, as they went into the hash."""
 
 
 class RunDirectory:
@@ -225,8 +104,7 @@ class RunDirectory:
         ranks: Ranks,
         config_yaml: str,
         environment: Mapping[str, Any],
-        identities: Mapping[str, str],
-        parts: Mapping[str, Mapping[str, Any]],
+        jobs: Sequence[PlannedJob],
     ) -> None:
         """Take the directory for this run alone and write down its configuration and environment. Collective.
 
@@ -236,9 +114,8 @@ class RunDirectory:
         Args:
             ranks: rank 0 writes and the others wait.
             config_yaml: the resolved configuration.
-            environment: see `environment`.
-            identities: job -> hash of what determines its result, inputs first.
-            parts: job -> the options that do, as they went into the hash.
+            environment: see runtime.environment.
+            jobs: what the run will do here, inputs first.
 
         Raises:
             UserError: on every rank, with nothing written: another run uses the directory; a finished job would now
@@ -247,7 +124,7 @@ class RunDirectory:
         with ranks.together():
             if ranks.is_main:
                 try:
-                    self._prepare(config_yaml, environment, identities, parts)
+                    self._prepare(config_yaml, environment, jobs)
                 except OSError as error:
                     raise UserError(f"run.dir: {self.root}: cannot be written: {reason(error)}") from error
 
@@ -263,35 +140,27 @@ class RunDirectory:
     ) -> None:
         self.close()
 
-    def _prepare(
-        self,
-        config_yaml: str,
-        environment: Mapping[str, Any],
-        identities: Mapping[str, str],
-        parts: Mapping[str, Mapping[str, Any]],
-    ) -> None:
+    def _prepare(self, config_yaml: str, environment: Mapping[str, Any], jobs: Sequence[PlannedJob]) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"run.dir: {self.root} is a file; give a folder, or a path where one can be made")
-        self._refuse_changes(config_yaml, identities, parts)  # before a lock file is made
+        self._refuse_changes(config_yaml, jobs)  # before a lock file is made
         make_folder(self.root)
         with contextlib.ExitStack() as stack:
             stack.enter_context(held(self.root / ".lock", f"run.dir: {self.root}"))
-            self._refuse_changes(config_yaml, identities, parts)  # the holder before us may have finished a job
-            self._restart_changed(config_yaml, identities, parts)
+            self._refuse_changes(config_yaml, jobs)  # the holder before us may have finished a job
+            self._restart_changed(config_yaml, jobs)
             write_atomically(self.config, config_yaml.encode())
             write_atomically(self.environment, (json.dumps(environment, indent=1, sort_keys=True) + "\n").encode())
             self._held = stack.pop_all()
 
-    def _refuse_changes(
-        self, config_yaml: str, identities: Mapping[str, str], parts: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        for name, identity in identities.items():
-            result = self.job(name)._result_if_whole()
-            if result is not None and result.identity != identity:
-                what = self._first_difference(config_yaml, result.part, parts[name])
+    def _refuse_changes(self, config_yaml: str, jobs: Sequence[PlannedJob]) -> None:
+        for job in jobs:
+            result = self.job(job.name).result_if_whole()
+            if result is not None and result.identity != job.identity:
+                what = self._first_difference(config_yaml, result.part, job.part)
                 raise UserError(
-                    f"run.dir: {self.root} holds the finished job {name}, which this configuration changes: {what}; "
-                    "choose another run.dir (or run.name), or go back to the old value"
+                    f"run.dir: {self.root} holds the finished job {job.name}, which this configuration changes: "
+                    f"{what}; choose another run.dir (or run.name), or go back to the old value"
                 )
 
     @property
@@ -299,25 +168,23 @@ class RunDirectory:
         """Job -> identity and options under which it was last started."""
         return self.root / "jobs.json"
 
-    def _restart_changed(
-        self, config_yaml: str, identities: Mapping[str, str], parts: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def _restart_changed(self, config_yaml: str, jobs: Sequence[PlannedJob]) -> None:
         """Remove what unfinished jobs left under other options: their checkpoints lead to another result."""
         before = self._read_started()
-        for name, identity in identities.items():
-            folder, old = self.job(name), before.get(name)
-            stale = old["identity"] != identity if old else not folder.result.exists()
+        for job in jobs:
+            folder, old = self.job(job.name), before.get(job.name)
+            stale = old["identity"] != job.identity if old else not folder.result.exists()
             if stale and folder.path.exists():
-                what = self._first_difference(config_yaml, old["part"] if old else {}, parts[name])
-                _LOG.warning("%s: starting it anew, its unfinished work is of another configuration: %s", name, what)
+                what = self._first_difference(config_yaml, old["part"] if old else {}, job.part)
+                _LOG.warning("%s: starting over, its unfinished work is of another configuration: %s", job.name, what)
                 shutil.rmtree(folder.path)
-        now = {name: {"identity": identity, "part": parts[name]} for name, identity in identities.items()}
+        now = {job.name: {"identity": job.identity, "part": dict(job.part)} for job in jobs}
         write_atomically(self._started, (json.dumps({**before, **now}, indent=1) + "\n").encode())
 
     def _read_started(self) -> dict[str, Any]:
         try:
-            found = json.loads(self._started.read_bytes())
-            return {name: {"identity": job["identity"], "part": dict(job["part"])} for name, job in found.items()}
+            started = json.loads(self._started.read_bytes())
+            return {name: {"identity": job["identity"], "part": dict(job["part"])} for name, job in started.items()}
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
@@ -348,53 +215,3 @@ def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{name}.{index}")
     else:
         yield name, tree
-
-
-def environment(ranks: Ranks) -> dict[str, Any]:
-    """What a run depends on beside its configuration: JSON values. Collective, the same on every rank."""
-    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
-    places = ranks.gather_json({"host": socket.gethostname(), "device": device})
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "world_size": ranks.world_size,
-        "hosts": sorted({place["host"] for place in places}),
-        "devices": [place["device"] for place in places],
-        "cpu_threads": torch.get_num_threads(),
-        "versions": {
-            "elth_dist": elth_dist.__version__,
-            "python": sys.version.split()[0],
-            "torch": str(torch.__version__),
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch leaves it untyped
-            **{name: _installed(name) for name in ("torchvision", "numpy", "safetensors", "deepspeed")},
-            "dali": _installed("nvidia-dali-cuda130") or _installed("nvidia-dali-cuda120"),
-        },
-        "git": ranks.broadcast_json(git_revision() if ranks.is_main else None),
-    }
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def git_revision() -> dict[str, Any] | None:
-    """The commit this package is run from (or was copied from), and whether files differ from it; None if unknown."""
-    checkout = Path(elth_dist.__file__).resolve().parents[1]
-    with contextlib.suppress(OSError, ValueError):
-        found: dict[str, Any] | None = json.loads((checkout / REVISION_FILE).read_bytes())
-        return found
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(checkout), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout:
-            return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -20,7 +20,8 @@ from elth_dist.errors import UserError
 from elth_dist.runtime.files import held, make_folder, write_atomically
 
 if TYPE_CHECKING:
-    from elth_dist.runtime.run_directory import JobFolder, RunDirectory
+    from elth_dist.runtime.job_folder import JobFolder
+    from elth_dist.runtime.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class SweepFolder:
 
     def job(self, name: str) -> "JobFolder":
         """A job's result."""
-        from elth_dist.runtime.run_directory import JobFolder
+        from elth_dist.runtime.job_folder import JobFolder
 
         return JobFolder(self.jobs / name)
 

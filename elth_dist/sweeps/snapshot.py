@@ -7,8 +7,8 @@ from pathlib import Path
 
 import elth_dist
 from elth_dist.plugins import sources_to_copy
+from elth_dist.runtime.environment import REVISION_FILE, git_revision
 from elth_dist.runtime.files import make_folder, whole_folder
-from elth_dist.runtime.run_directory import REVISION_FILE, git_revision
 
 
 def take_snapshot(folder: Path) -> Path:

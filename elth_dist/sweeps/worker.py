@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from elth_dist.errors import DisagreementError, UserError, tell
-from elth_dist.runtime.environment import environment_ranks
+from elth_dist.runtime.launcher import launcher_ranks
 from elth_dist.runtime.rendezvous import meet
 from elth_dist.runtime.slurm import preempted, requeue, slurm_ranks
 from elth_dist.sweeps.folder import SweepFolder
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
         _start_logging(rank)
         attempt = os.environ.get("ELTH_ATTEMPT", "0")
         with meet(folder.logs(name) / f"meeting-{attempt}.json", rank, world_size, one_host=True):
-            environment_ranks()
+            launcher_ranks()
             return 0 if do(folder, name) is None else STOPPED
     except (UserError, DisagreementError) as error:
         return tell(error, rank)

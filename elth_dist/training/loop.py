@@ -76,7 +76,8 @@ def fit(
         UserError: training diverged, or the rewind step lies beyond the end.
         DisagreementError: ranks hold different masks or weights.
     """
-    with _Training(task, options, engine_options, context, checkpoints) as training:
+    numerics = Numerics(options.precision, options.sync_bn, options.compile, options.deterministic)
+    with numerics.applied(), _Training(task, options, engine_options, numerics, context, checkpoints) as training:
         training.resume()
         while training.step < training.end:
             training.train_one_step()
@@ -101,6 +102,7 @@ class _Training:
         task: Task,
         options: TrainOptions,
         engine_options: EngineOptions,
+        numerics: Numerics,
         context: Context,
         checkpoints: Checkpoints,
     ) -> None:
@@ -119,7 +121,6 @@ class _Training:
                 f"would train from step {task.start} to {self.end}: the rewind step must lie before the end"
             )
         torch.manual_seed(task.seed + ranks.rank)
-        numerics = Numerics(options.precision, options.sync_bn, options.compile, options.deterministic)
         self._engine = create_engine(engine_options, ranks, numerics)
         size = dataset.image_size
         self._engine.prepare(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from elth_dist.errors import DisagreementError, UserError
-from elth_dist.runtime.environment import environment_ranks
+from elth_dist.runtime.launcher import launcher_ranks
 from elth_dist.runtime.ranks import Ranks, open_ranks
 from tests.helpers.ranks import RanksFailed, run_ranks
 
@@ -164,7 +164,7 @@ def test_nobody_waits_for_a_rank_that_crashed(function: Any) -> None:
     start = time.monotonic()
     with pytest.raises(RanksFailed) as failure:
         run_ranks(function, 3)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 110, "the group's own limit is two minutes"
     results = failure.value.results
     assert [result.returncode for result in results] == [1, 1, 1]
     assert "ValueError: a bug on rank 1" in results[1].output
@@ -202,11 +202,11 @@ def test_a_broken_environment_is_named(
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert environment_ranks() == (0, 1, 0)
+    assert launcher_ranks() == (0, 1, 0)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
-        environment_ranks()
+        launcher_ranks()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a host without GPU")

@@ -22,8 +22,8 @@ from elth_dist.jobs.prune import Pruner, run
 from elth_dist.models.build import build_model
 from elth_dist.models.options import ModelOptions
 from elth_dist.reporting.reporter import Reporter
+from elth_dist.runtime.job_folder import JobFolder
 from elth_dist.runtime.ranks import Ranks
-from elth_dist.runtime.run_directory import JobFolder
 from elth_dist.runtime.signals import StopSignals
 from elth_dist.runtime.watchdog import Watchdog
 from elth_dist.sparsity.masks import Masks, prunable_weights

@@ -93,7 +93,8 @@ def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path_factory, checkpoint
             file.write(b'{"job": "job", "step": 7, "epo')
     write(twice, "job", range(checkpoint, 12), keep_rows=checkpoint)
     assert twice.read_bytes() == once.read_bytes()
-    assert not (folder / "twice.jsonl.tmp").exists()
+    assert not list(folder.glob(".*"))
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_restart_returns_what_it_keeps_and_leaves_other_jobs_alone(path):
@@ -157,6 +158,6 @@ for step in range(100):
     metrics.append({"job": "job", "step": step, "epoch": 0.0, "train/loss": 1.0})
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL
     assert [row["step"] for row in read(path)] == list(range(100))

@@ -1,84 +1,19 @@
-"""The run directory: what is finished, what may go on, and who may use it."""
+"""The run directory: what may go on, and who may use it."""
 
 import json
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
-from elth_dist.runtime.run_directory import JobFolder, RunDirectory, environment
+from elth_dist.runtime.run_directory import RunDirectory
+from tests.helpers.job_folders import finish
 from tests.helpers.ranks import start_ranks
-
-_PART = {"kind": "level", "setting": {"train": {"lr": 0.4}}, "level": 1}
-
-
-def _finish(folder: JobFolder, identity: str = "abc", part: dict[str, Any] = _PART) -> None:
-    folder.checkpoints.mkdir(parents=True)
-    (folder.checkpoints / "LATEST").write_text("step-1")
-    folder.ticket.write_bytes(b"ticket")
-    folder.trained.write_bytes(b"trained")
-    (folder.path / ".half.tmp").write_text("left by an interrupted writer")
-    folder.commit(identity, part, {"ticket": "fff"}, {"top1": 0.75})
-
-
-def test_a_finished_job_is_recognised_and_read_back(tmp_path: Path) -> None:
-    folder = RunDirectory(tmp_path).job("level-01")
-    assert folder.name == "level-01"
-    assert not folder.finished("abc")
-    with pytest.raises(UserError, match=r"level-01/result\.json: cannot be read: No such file"):
-        folder.read()
-    _finish(folder)
-    assert folder.finished("abc")
-    assert not folder.finished("abd")
-    result = folder.read()
-    assert (result.identity, result.part, result.inputs, result.metrics) == (
-        "abc",
-        _PART,
-        {"ticket": "fff"},
-        {"top1": 0.75},
-    )
-    assert list(result.files) == ["ticket.safetensors", "trained.safetensors"]
-    assert not list(folder.path.glob("*.json.*"))
-
-
-@pytest.mark.parametrize("name", ["ticket.safetensors", "trained.safetensors"])
-def test_a_damaged_or_missing_product_is_named_and_the_job_not_finished(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = JobFolder(tmp_path / "level-01")
-    _finish(folder)
-    (folder.path / name).write_bytes(b"tickeT")
-    assert not folder.finished("abc")
-    assert f"{name}: does not match its SHA-256: doing level-01 again" in caplog.text
-    (folder.path / name).unlink()
-    assert not folder.finished("abc")
-    assert f"{name}: No such file or directory: doing level-01 again" in caplog.text
-
-
-def test_a_result_cut_anywhere_is_no_result(tmp_path: Path) -> None:
-    folder = JobFolder(tmp_path / "level-01")
-    _finish(folder)
-    whole = folder.result.read_bytes()
-    for length in range(len(whole) - 1):
-        folder.result.write_bytes(whole[:length])
-        assert not folder.finished("abc")
-    for other in (b"[]", b"{}", b'{"version": 1}', b'{"version": 2, "identity": "abc"}', b"\xff\xfe"):
-        folder.result.write_bytes(other)
-        assert not folder.finished("abc")
-        with pytest.raises(UserError, match="is damaged"):
-            folder.read()
-
-
-def test_a_result_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "level-01").write_text("in the way")
-    with pytest.raises(UserError, match=r"result\.json: cannot be written: "):
-        JobFolder(tmp_path / "level-01").commit("abc", {}, {}, {})
 
 
 class _Configured:
@@ -118,7 +53,7 @@ def test_prepare_writes_what_the_run_is(tmp_path: Path) -> None:
 
 def test_a_changed_finished_job_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with _Configured(0.1).prepare(tmp_path) as run:
-        _finish(run.job("pretrain"), "pretrain with lr 0.1", _Configured(0.1).parts["pretrain"])
+        finish(run.job("pretrain"), "pretrain with lr 0.1", _Configured(0.1).parts["pretrain"])
     before = _snapshot(tmp_path)
     with pytest.raises(UserError) as error:
         _Configured(0.4, log_every=10).prepare(tmp_path)
@@ -132,7 +67,7 @@ def test_a_changed_finished_job_is_refused_and_nothing_is_written(tmp_path: Path
 def test_a_job_that_only_its_inputs_change_is_refused_too(tmp_path: Path) -> None:
     configured = _Configured(0.1)
     with configured.prepare(tmp_path) as run:
-        _finish(run.job("level-00"), "of another pretrain", configured.parts["level-00"])
+        finish(run.job("level-00"), "of another pretrain", configured.parts["level-00"])
     with pytest.raises(UserError, match=r"finished job level-00.*: one of its inputs, or the version of elth_dist"):
         configured.prepare(tmp_path)
 
@@ -159,7 +94,7 @@ def test_unfinished_work_of_unknown_origin_goes(tmp_path: Path) -> None:
 
 def test_a_run_of_fewer_levels_leaves_the_others_alone(tmp_path: Path) -> None:
     with _Configured(0.1).prepare(tmp_path) as run:
-        _finish(run.job("level-07"))
+        finish(run.job("level-07"))
     with _Configured(0.1).prepare(tmp_path) as run:
         assert run.job("level-07").finished("abc")
 
@@ -188,16 +123,3 @@ def test_two_runs_cannot_share_a_directory_and_death_frees_it(tmp_path: Path) ->
         running.signal(0, signal.SIGKILL)
         running.finish(check=False)
         _Configured(0.1).prepare(tmp_path).close()
-
-
-def test_environment() -> None:
-    found = environment(Ranks())
-    assert json.loads(json.dumps(found)) == found
-    assert found["world_size"] == 1
-    assert found["devices"] == ["cpu"]
-    assert found["hosts"] == [os.uname().nodename]
-    assert {"python", "torch", "torchvision", "dali", "cuda"} <= found["versions"].keys()
-    assert found["versions"]["torch"].startswith("2.")
-    if found["git"] is not None:
-        assert len(found["git"]["commit"]) == 40
-        assert isinstance(found["git"]["dirty"], bool)

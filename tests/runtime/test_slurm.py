@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from elth_dist.errors import UserError
-from elth_dist.runtime.environment import environment_ranks
+from elth_dist.runtime.launcher import launcher_ranks
 from elth_dist.runtime.rendezvous import meet
 from elth_dist.runtime.slurm import slurm_ranks, tasks_per_node
 from tests.helpers.ranks import run_ranks
@@ -40,7 +40,7 @@ def test_slurm_task_becomes_a_rank(
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "meeting-7.0.2.json").write_text('{"address": "node1", "port": 1234}')
     with slurm_ranks(tmp_path):
-        assert environment_ranks() == (3, 4, local_rank)
+        assert launcher_ranks() == (3, 4, local_rank)
         assert os.environ["LOCAL_WORLD_SIZE"] == "2"
         assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("node1", "1234")
     assert not set(OURS) & os.environ.keys()

@@ -59,11 +59,11 @@ class PruneJob(NetworkJob):
         assert ticket is not None, "nothing to prune"
         names = copied_weights(ticket) if self.copies else list(ticket.masks)
         dense = Masks.dense({name: ticket.masks[name].shape for name in names}).to(job.training.ranks.device)
-        Numerics(deterministic=self.setting.train.deterministic).apply()
-        model = bare_model(ticket, job.training.ranks.device)
-        pruned, flops = prune_by_criterion(
-            self.criterion, model, dense, self._kept(dense, like), self.setting, job.name, job.training
-        )
+        with Numerics(deterministic=self.setting.train.deterministic).applied():
+            model = bare_model(ticket, job.training.ranks.device)
+            pruned, flops = prune_by_criterion(
+                self.criterion, model, dense, self._kept(dense, like), self.setting, job.name, job.training
+            )
         masks = Masks({**ticket.masks, **pruned.to("cpu")}) if self.copies else pruned.to("cpu")
         metrics = finish_masks(job, ticket, masks, criterion=self.criterion.name)
         return {**metrics, "train_flops": flops}
