@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -14,6 +15,12 @@ from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.run_directory import RunDirectory
 from tests.helpers.job_folders import finish
 from tests.helpers.ranks import start_ranks
+
+
+class _Job(NamedTuple):
+    name: str
+    identity: str
+    part: dict[str, Any]
 
 
 class _Configured:
@@ -29,7 +36,8 @@ class _Configured:
 
     def prepare(self, root: Path) -> RunDirectory:
         run = RunDirectory(root)
-        run.prepare(Ranks(), self.yaml, {"python": "3"}, self.identities, self.parts)
+        jobs = [_Job(name, identity, self.parts[name]) for name, identity in self.identities.items()]
+        run.prepare(Ranks(), self.yaml, {"python": "3"}, jobs)
         return run
 
 
@@ -81,7 +89,7 @@ def test_unfinished_work_of_another_configuration_goes(tmp_path: Path, caplog: p
     assert not caplog.text
     with _Configured(0.4).prepare(tmp_path):
         assert not checkpoint.exists()
-    assert "pretrain: starting it anew" in caplog.text
+    assert "pretrain: starting over" in caplog.text
     assert "train.lr was 0.1, now 0.4" in caplog.text
 
 
