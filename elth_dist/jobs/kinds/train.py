@@ -9,6 +9,7 @@ from elth_dist.jobs.kinds.base import NetworkJob
 from elth_dist.registry import controls, job_kinds
 
 if TYPE_CHECKING:
+    from elth_dist.jobs.controls import Alteration
     from elth_dist.jobs.context import JobContext, Metrics
     from elth_dist.jobs.graph import Job
     from elth_dist.jobs.prediction import Forecast, TicketForecast
@@ -48,7 +49,7 @@ class TrainJob(NetworkJob):
         setting, ticket = self.setting, load_ticket(self.path, job)
         what = f"{ticket.arch} ticket"
         if self.control is not None:
-            alteration = controls[self.control]
+            alteration: Alteration = controls[self.control]()
             ticket = alteration.alter(ticket, derive_seed(setting.seed, self.control, ticket.hash), setting.model.init)
             what = f"{alteration.label} of {ticket.arch}"
         title = f"{what}, density {ticket.density:.2%}"
