@@ -85,6 +85,7 @@ def _say_method(options: argparse.Namespace, convention: Convention) -> None:
         "density": counted.density(densities),
         "multiplier": options.multiplier,
         "macs": counted.macs,
+        "matmul_macs": counted.matmuls,
         "dense_forward_flops": dense,
         "dense_train_flops": 3 * dense,
         "forward_flops": sparse,
