@@ -10,8 +10,9 @@ from elth_dist.models.families import architecture
 
 ConventionName = Literal["exact", "rigl_paper", "rigl_compat_115", "dpf_counter", "elth_paper"]
 
-#: The row of a table that belongs to no layer.
+#: Rows of a table that belong to no layer; MATMULS is there for networks that have any.
 ELEMENTWISE = "BatchNorm, ReLU, pooling"
+MATMULS = "other products"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Convention:
     name: ConventionName
     description: str
     costs: Callable[[Network, Densities], dict[str, float]]
-    """Forward cost of one sample by weight (and `ELEMENTWISE`, where that is counted)."""
+    """Forward cost of one sample by weight; also `MATMULS` and `ELEMENTWISE`, where those are counted."""
 
     def forward(self, counted: Network, densities: Densities | None = None) -> float:
         """Forward cost of one sample; dense without `densities`. UserError if the convention is for other networks."""
@@ -29,7 +30,12 @@ class Convention:
 
 
 def _exact(counted: Network, densities: Densities) -> dict[str, float]:
-    return {layer.weight: 2 * layer.macs * densities.get(layer.weight, 1.0) for layer in counted.layers}
+    layers = {layer.weight: 2 * layer.macs * densities.get(layer.weight, 1.0) for layer in counted.layers}
+    return layers | _matmuls(counted, 2)
+
+
+def _matmuls(counted: Network, flops_per_mac: int) -> dict[str, float]:
+    return {MATMULS: flops_per_mac * counted.matmuls} if counted.matmuls else {}
 
 
 def _rigl(layer: Layer, density: float) -> float:
@@ -37,7 +43,8 @@ def _rigl(layer: Layer, density: float) -> float:
 
 
 def _rigl_paper(counted: Network, densities: Densities) -> dict[str, float]:
-    return {layer.weight: _rigl(layer, densities.get(layer.weight, 1.0)) for layer in counted.layers}
+    layers = {layer.weight: _rigl(layer, densities.get(layer.weight, 1.0)) for layer in counted.layers}
+    return layers | _matmuls(counted, 2)
 
 
 def _rigl_compat_115(counted: Network, densities: Densities) -> dict[str, float]:
@@ -51,7 +58,7 @@ def _rigl_compat_115(counted: Network, densities: Densities) -> dict[str, float]
 
 def _dpf_counter(counted: Network, densities: Densities) -> dict[str, float]:
     layers = {layer.weight: layer.macs * densities.get(layer.weight, 1.0) for layer in counted.layers}
-    return layers | {ELEMENTWISE: counted.elementwise}
+    return layers | _matmuls(counted, 1) | {ELEMENTWISE: counted.elementwise}
 
 
 def _elth_paper(counted: Network, densities: Densities) -> dict[str, float]:
@@ -65,7 +72,7 @@ def _elth_paper(counted: Network, densities: Densities) -> dict[str, float]:
             raise UserError(f"elth_paper: is defined for resnet18, resnet26 and resnet34, not for {counted.arch}")
         largest = network("resnet34", 224, 1000)
         scale *= int(counted.arch.removeprefix("resnet")) / 34 * largest.macs / counted.macs
-    return {layer.weight: 2 * layer.macs * scale for layer in counted.layers}
+    return {layer.weight: 2 * layer.macs * scale for layer in counted.layers} | _matmuls(counted, 2)
 
 
 CONVENTIONS: Mapping[ConventionName, Convention] = {
@@ -73,7 +80,7 @@ CONVENTIONS: Mapping[ConventionName, Convention] = {
     for convention in (
         Convention(
             "exact",
-            "2 FLOPs a multiply-accumulate of convolutions and linear layers, real shapes, each layer's own density",
+            "2 FLOPs per multiply-accumulate: layers at their own density, attention dense; real shapes",
             _exact,
         ),
         Convention(
@@ -88,7 +95,7 @@ CONVENTIONS: Mapping[ConventionName, Convention] = {
         ),
         Convention(
             "dpf_counter",
-            "kept weights x output positions (1 a multiply-accumulate), BatchNorm 2 and ReLU 1 an element, pooling",
+            "kept weights x output positions (1 per multiply-accumulate), BatchNorm 2 and ReLU 1 per element, pooling",
             _dpf_counter,
         ),
         Convention(

@@ -1,18 +1,23 @@
 """The layers of a network and how often each of their weights is used, from one pass that computes nothing."""
 
+import contextlib
 import copy
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from elth_dist.accounting import operations
 from elth_dist.models.build import blank_model
+from elth_dist.sparsity.masks import prunable_weights
 
 #: Kept fraction of each weight, by name; weights without an entry are dense.
 Densities = Mapping[str, float]
@@ -20,7 +25,7 @@ Densities = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer, as one sample passes through it."""
+    """A weight that activations are multiplied with (convolution, linear layer), as one sample passes through it."""
 
     weight: str  # the weight's name, as in masks
     shape: tuple[int, ...]  # of the weight
@@ -43,14 +48,19 @@ class Network:
     """All that costs FLOPs in a network at one image size."""
 
     layers: tuple[Layer, ...]  # in the order of the parameters
-    elementwise: int  # BatchNorm (2 an element), ReLU (1) and pooling (1 an element of each window) a sample
+    elementwise: int
+    """Operations per sample: normalisation (2 per element), activation functions (1) and pooling (1 per element of
+    each window)."""
+    matmuls: int = 0
+    """Multiply-accumulates per sample that no mask saves: products of activations (attention), and products with
+    what is computed from weights such that a pruned weight is not zero in it (weight standardisation)."""
     arch: str | None = None  # of our networks
     excluded: tuple[str, ...] = ()  # weights that are never pruned
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of a dense forward pass of one sample."""
-        return sum(layer.macs for layer in self.layers)
+        return sum(layer.macs for layer in self.layers) + self.matmuls
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -71,72 +81,152 @@ def network(arch: str, image_size: int, num_classes: int) -> Network:
 
 
 def count_layers(model: nn.Module, image_shape: Sequence[int]) -> Network:
-    """The layers of any module made of convolutions (transposed ones too) and linear layers.
+    """The layers of any module, and what else it multiplies.
 
-    One forward pass of a copy on the meta device: no memory, no arithmetic; the model itself is left alone. A layer
-    that is used several times counts each time, one that is not used counts nothing.
+    One forward pass of a copy on the meta device, in which every tensor operation is seen: no memory, no arithmetic;
+    the model itself is left alone. Multiply-accumulates belong to the parameter of two or more dimensions that is
+    multiplied (or a view, copy or multiple of it), and to no layer where both factors are activations. A weight that
+    is used several times counts each time, one that is not used counts nothing.
 
     Args:
         model: on any device; called with one tensor.
         image_shape: of one sample, without the batch dimension.
 
     Raises:
-        ValueError: a parameter of two or more dimensions belongs to no such layer (attention, embeddings): what it
-            costs would be missing.
+        ValueError: an operation whose cost is not known (a formula registered with
+            `torch.utils.flop_counter.register_flop_formula` makes it known); a weight whose parts are used unequally
+            often, such that what its pruning saves cannot be told.
     """
     blank = _on_meta(model)
-    owned = {id(module.weight) for module in blank.modules() if isinstance(module, _ConvNd | nn.Linear)}
-    weights = {name: parameter for name, parameter in blank.named_parameters() if id(parameter) in owned}
-    for name, parameter in blank.named_parameters():
-        if parameter.ndim > 1 and name not in weights:
-            raise ValueError(f"{name} belongs to no convolution or linear layer: its FLOPs are not known")
-    uses = {id(weight): [0, 0] for weight in weights.values()}  # of a weight, by whichever layers share it
-    elementwise = 0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal elementwise
-        if isinstance(module, _ConvNd | nn.Linear):
-            positions, outputs = _uses(module, inputs[0], output)
-            uses[id(module.weight)][0] += positions
-            uses[id(module.weight)][1] += outputs
-        else:
-            elementwise += _elementwise(module, inputs[0], output)
-
-    for module in blank.modules():
-        module.register_forward_hook(count)
-    with torch.no_grad():
+    prunable = prunable_weights(blank)
+    counter = _Counter(blank, prunable)
+    with _quietly(), counter, torch.inference_mode(False), torch.no_grad():
         blank.eval()(torch.empty(1, *image_shape, device="meta", dtype=next(blank.parameters()).dtype))
-    layers = tuple(Layer(name, tuple(weight.shape), *uses[id(weight)]) for name, weight in weights.items())
+    layers = tuple(
+        Layer(name, tuple(parameter.shape), counter.positions(name, parameter.numel()), counter.outputs[name])
+        for name, parameter in blank.named_parameters()
+        if name in prunable or name in counter.outputs
+    )
     described = getattr(model, "architecture", None)
-    return Network(layers, elementwise, getattr(described, "name", None), getattr(described, "excluded", ()))
+    never_pruned = [layer.weight for layer in layers if layer.weight not in prunable]
+    excluded = (*getattr(described, "excluded", ()), *never_pruned)
+    return Network(layers, counter.elementwise, counter.matmuls, getattr(described, "name", None), excluded)
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A deep copy whose parameters and buffers have shapes only."""
-    blank: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
-    blank |= {id(b): b.detach().to("meta") for b in model.buffers()}
+    """A deep copy whose parameters and buffers have shapes only, each with a storage of its own."""
+    blank: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()
+    }
+    blank |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
     return copy.deepcopy(model, blank)
 
 
-def _uses(module: _ConvNd | nn.Linear, image: Tensor, output: Tensor) -> tuple[int, int]:
-    """How often each weight is used, and the output's elements."""
-    if isinstance(module, _ConvTransposeNd):  # each input element meets its kernel once
-        return image.numel() // module.in_channels, output.numel()
-    width = module.out_channels if isinstance(module, _ConvNd) else output.shape[-1]
-    return output.numel() // width, output.numel()
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the fused inference kernels of nn.MultiheadAttention, and without a trace in the random state."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with torch.random.fork_rng(devices=[]):
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
 
 
-_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+class _Part(NamedTuple):
+    """Some elements of a parameter: all, or a chunk of rows."""
+
+    weight: str
+    start: int
+    size: int
 
 
-def _elementwise(module: nn.Module, image: Tensor, output: Tensor) -> int:
-    if isinstance(module, _BatchNorm):
-        return 2 * output.numel()
-    if isinstance(module, nn.ReLU):
-        return output.numel()
-    if isinstance(module, _POOLS):
-        kernel = module.kernel_size
-        window = math.prod(kernel) if isinstance(kernel, tuple) else int(kernel) ** (output.ndim - 2)
-        return output.numel() * window
-    return image.numel() if isinstance(module, _ADAPTIVE) else 0
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation of one forward pass."""
+
+    def __init__(self, model: nn.Module, prunable: Mapping[str, object]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elementwise = 0
+        self.matmuls = 0
+        self.outputs: Counter[str] = Counter()  # elements, by weight
+        self._macs: Counter[_Part] = Counter()
+        self._prunable = prunable
+        self._weights = {_storage(p): name for name, p in model.named_parameters() if p.ndim > 1}
+        self._copies: dict[int, tuple[Tensor, _Part]] = {}  # by storage; kept, so that no other tensor gets it
+        self._inside: list[str] = []  # the modules that are being computed
+        for name, module in model.named_modules():
+            module.register_forward_pre_hook(functools.partial(self._enter, f"{name} ({type(module).__name__})"))
+            module.register_forward_hook(self._leave)
+
+    def _enter(self, name: str, *_: Any) -> None:
+        self._inside.append(name.strip())
+
+    def _leave(self, *_: Any) -> None:
+        self._inside.pop()
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        options = options or {}
+        if not isinstance(operation, OpOverload):
+            raise ValueError(self._unknown(operation))
+        output = operation(*arguments, **options)
+        macs = operations.macs(operation, arguments, options, output)
+        if macs is not None:
+            self._multiplied(operation, arguments, output, macs)
+        elif operations.is_free(operation):
+            self._computed(operation, arguments, output)
+        else:
+            raise ValueError(self._unknown(operation))
+        return output
+
+    def _unknown(self, operation: object) -> str:
+        return f"{self._inside[-1] if self._inside else 'the network'}: the FLOPs of {operation} are not known"
+
+    def _multiplied(self, operation: OpOverload, arguments: Sequence[Any], output: Any, macs: int) -> None:
+        parts = [part for factor in operations.factors(operation, arguments) if (part := self._part(factor))]
+        if not parts:
+            self.matmuls += macs
+            return
+        part = min(parts, key=lambda part: part.weight not in self._prunable)
+        self._macs[part] += macs
+        self.outputs[part.weight] += output.numel()
+
+    def _computed(self, operation: OpOverload, arguments: Sequence[Any], output: Any) -> None:
+        tensors = {number: value for number, value in enumerate(arguments) if isinstance(value, Tensor)}
+        parts = {number: part for number, value in tensors.items() if (part := self._part(value))}
+        if 0 not in parts:  # what is computed from a weight alone is no cost of a sample
+            self.elementwise += operations.elementwise(operation, arguments, output)
+        result = operations.result(output)
+        if operation.is_view or not isinstance(result, Tensor) or _storage(result) in self._weights:
+            return
+        kept = (part for number, part in parts.items() if operations.keeps_zeros(operation, number))
+        same = next((part for part in kept if part.size == result.numel()), None)
+        if same is None:
+            self._copies.pop(_storage(result), None)
+        else:
+            self._copies[_storage(result)] = result, same
+
+    def _part(self, tensor: Tensor) -> _Part | None:
+        """What of a parameter a tensor is; None for an activation."""
+        if (name := self._weights.get(_storage(tensor))) is not None:
+            held = math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+            return _Part(name, int(tensor.storage_offset()), held)
+        copied = self._copies.get(_storage(tensor))
+        return None if copied is None else copied[1]
+
+    def positions(self, weight: str, size: int) -> int:
+        """How often each element of a weight is used. ValueError if some are used more often than others."""
+        uses = {part: macs for part, macs in self._macs.items() if part.weight == weight}
+        chunks = {part: macs for part, macs in uses.items() if part.size < size}
+        rates = {Fraction(macs, part.size) for part, macs in chunks.items()}
+        if len(rates) > 1 or (chunks and sum(part.size for part in chunks) != size):
+            raise ValueError(f"{weight}: its parts are used unequally often, what pruning saves is not known")
+        return sum(uses.values()) // size
+
+
+def _storage(tensor: Tensor) -> int:
+    """What all views of a tensor have in common, and no other tensor has."""
+    identity: int = tensor.untyped_storage()._cdata
+    return identity

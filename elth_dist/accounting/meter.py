@@ -11,7 +11,7 @@ from elth_dist.sparsity.updates.base import step_cost
 
 
 class Flops(NamedTuple):
-    """FLOPs by the `exact` convention: 2 a multiply-accumulate of convolutions and linear layers."""
+    """FLOPs by the `exact` convention: 2 per multiply-accumulate of layers and of attention."""
 
     train: int  # of all samples of all ranks, so far in this job
     forward: int  # of one sample, with the masks in force
@@ -29,8 +29,9 @@ class Flops(NamedTuple):
 class FlopsMeter:
     """Adds up what each training step costs; counting a step never waits for the device.
 
-    A step costs 3 f_S a sample, or 2 f_S + f_D where the gradient of all weights is taken (updates.MaskUpdate). Masks
-    are counted where they are when they change, and the counts are brought to the host when somebody reads them.
+    A step costs 3 f_S per sample, or 2 f_S + f_D where the gradient of all weights is taken (updates.MaskUpdate). Only
+    pruned weights make f_S smaller than f_D: products of activations are dense in both. Masks are counted where they
+    are when they change, and the counts are brought to the host when somebody reads them.
     """
 
     def __init__(self, network: Network, samples: int) -> None:

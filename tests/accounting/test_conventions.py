@@ -1,7 +1,11 @@
-import pytest
-from torch import Tensor, nn
+from dataclasses import replace
 
-from elth_dist.accounting.conventions import CONVENTIONS, ELEMENTWISE
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elth_dist.accounting.conventions import CONVENTIONS, ELEMENTWISE, MATMULS
 from elth_dist.accounting.layers import Layer, Network, count_layers, network
 from elth_dist.accounting.paper import as_printed
 from elth_dist.errors import UserError
@@ -21,6 +25,16 @@ def test_by_hand() -> None:
         "elth_paper": {"a": pytest.approx(13824 * 94 / 148), "b": pytest.approx(80 * 94 / 148)},
     }
     assert CONVENTIONS["exact"].forward(SMALL, densities) == 6992
+
+
+def test_products_of_activations_are_dense() -> None:
+    attention, densities = replace(SMALL, matmuls=7), {"a": 0.5}
+    for name, convention in CONVENTIONS.items():
+        if "115" in name:
+            continue
+        expected = 7 if name == "dpf_counter" else 14
+        assert convention.costs(attention, densities) == convention.costs(SMALL, densities) | {MATMULS: expected}
+    assert attention.macs == SMALL.macs + 7
 
 
 @pytest.mark.parametrize(
@@ -86,3 +100,32 @@ def test_elementwise_operations_by_hand() -> None:
     )
     # 4 x 8 x 8 through BN and ReLU; windows of 4 on 4 x 4 x 4, of 2 on 4 x 4 x 2; then all of 4 x 4 x 2
     assert count_layers(model, (3, 8, 8)).elementwise == 3 * 256 + 4 * 64 + 2 * 32 + 32
+
+
+def test_normalisation_costs_2_and_activations_1_per_element() -> None:
+    conv = nn.Conv2d(3, 4, 1)  # to 4 x 8 x 8
+    twos: list[nn.Module] = [nn.GroupNorm(2, 4), nn.LayerNorm(8), nn.InstanceNorm2d(4), nn.BatchNorm2d(4)]
+    ones: list[nn.Module] = [nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.ReLU6(inplace=True), nn.Sigmoid(), nn.PReLU()]
+    for module in [*twos, *ones]:
+        counted = count_layers(nn.Sequential(conv, module), (3, 8, 8))
+        assert counted.elementwise == 256 * (2 if module in twos else 1), module
+
+
+def test_functions_cost_what_modules_do() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.avg_pool2d(F.max_pool2d(torch.relu_(self.conv(x)), 2), (1, 2))
+            return x.mean((2, 3))
+
+    assert count_layers(Functional(), (3, 8, 8)).elementwise == 256 + 4 * 64 + 2 * 32 + 32
+
+
+def test_pools_of_other_dimensions() -> None:
+    line = nn.Sequential(nn.Conv1d(3, 4, 1), nn.MaxPool1d(2), nn.AvgPool1d(2))
+    assert count_layers(line, (3, 8)).elementwise == 2 * 16 + 2 * 8
+    volume = nn.Sequential(nn.Conv3d(3, 4, 1), nn.MaxPool3d(2), nn.AvgPool3d((1, 2, 2)), nn.AdaptiveAvgPool3d(1))
+    assert count_layers(volume, (3, 4, 8, 8)).elementwise == 8 * 4 * 32 + 4 * 4 * 8 + 32

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,14 @@ def test_each_step_costs_what_its_masks_keep_and_dense_gradients_cost_more() -> 
 def test_weights_without_a_mask_are_dense() -> None:
     meter, current = FlopsMeter(NETWORK, samples=1), Masks({"0.weight": masks(27, 0)["0.weight"]})
     assert meter.read(current).forward == 2 * 27 * 64 + LINEAR
+
+
+def test_products_of_activations_are_dense() -> None:
+    attention = replace(NETWORK, matmuls=1000)
+    meter, current = FlopsMeter(attention, samples=1), masks(50, 100)
+    meter.count_step(current, dense_gradient=False)
+    sparse = forward(50, 100) + 2000
+    assert meter.read(current) == Flops(3 * sparse, sparse, DENSE + 2000)
 
 
 def test_a_restored_meter_goes_on_exactly(tmp_path: Any) -> None:

@@ -9,8 +9,8 @@ from elth_dist.jobs.kinds.base import NetworkJob
 from elth_dist.registry import controls, job_kinds
 
 if TYPE_CHECKING:
-    from elth_dist.jobs.controls import Alteration
     from elth_dist.jobs.context import JobContext, Metrics
+    from elth_dist.jobs.controls import Alteration
     from elth_dist.jobs.graph import Job
     from elth_dist.jobs.prediction import Forecast, TicketForecast
     from elth_dist.jobs.report import Rows

@@ -1,12 +1,13 @@
 """`python -m elth_dist.accounting` as a user runs it."""
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from elth_dist.accounting.__main__ import main
+from elth_dist.flops_command import main
 from elth_dist.models.build import build_model
 from elth_dist.sparsity.masks import Masks
 from elth_dist.tickets import Ticket
@@ -138,3 +139,11 @@ def test_mistakes_are_one_line(arguments: list[str], expected: str, capfd: Captu
     [line] = captured.err.splitlines()
     assert line.startswith("elth_dist: error: ")
     assert expected in line
+
+
+def test_the_package_is_the_command(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setattr("sys.argv", ["accounting", "resnet8_cifar", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("elth_dist.accounting", run_name="__main__")
+    assert ended.value.code == 0
+    assert json.loads(capfd.readouterr().out)["arch"] == "resnet8_cifar"
