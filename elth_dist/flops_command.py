@@ -155,8 +155,8 @@ def _method(options: argparse.Namespace) -> str | MaskUpdate:
 
 
 def _network(arch: str, options: argparse.Namespace, num_classes: int | None = None) -> Network:
-    default = 1000 if architecture(arch).family == "resnet" else 10
-    return network(arch, _image_size(arch, options), num_classes or options.classes or default)
+    classes = num_classes or options.classes or architecture(arch).published.num_classes
+    return network(arch, _image_size(arch, options), classes)
 
 
 def _image_size(arch: str | None, options: argparse.Namespace) -> int:
@@ -164,7 +164,7 @@ def _image_size(arch: str | None, options: argparse.Namespace) -> int:
         size: int = options.image_size
         return size
     assert arch is not None
-    return 224 if architecture(arch).family == "resnet" else 32
+    return architecture(arch).published.image_size
 
 
 # ------------------------------------------------------------------------------------------------ runs to come

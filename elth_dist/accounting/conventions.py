@@ -67,11 +67,10 @@ def _elth_paper(counted: Network, densities: Densities) -> dict[str, float]:
     (That is: of ResNet-34's FLOPs. Our other networks keep their own.)
     """
     scale = counted.density(densities)
-    if counted.arch is not None and (family := architecture(counted.arch)).family == "resnet":
-        if family.block != "basic":
-            raise UserError(f"elth_paper: is defined for resnet18, resnet26 and resnet34, not for {counted.arch}")
-        largest = network("resnet34", 224, 1000)
-        scale *= int(counted.arch.removeprefix("resnet")) / 34 * largest.macs / counted.macs
+    share = None if counted.arch is None else architecture(counted.arch).depth_share
+    if share is not None:
+        largest = network(share.of, *architecture(share.of).published)
+        scale *= share.share * largest.macs / counted.macs
     return {layer.weight: 2 * layer.macs * scale for layer in counted.layers} | _matmuls(counted, 2)
 
 

@@ -16,6 +16,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elth_dist.accounting import operations
+from elth_dist.errors import UserError
 from elth_dist.models.build import blank_model
 from elth_dist.sparsity.masks import prunable_weights
 
@@ -75,9 +76,15 @@ class Network:
 
 @functools.lru_cache(maxsize=64)
 def network(arch: str, image_size: int, num_classes: int) -> Network:
-    """One of our networks (see models.families) on images of `image_size` pixels. UserError if there is none."""
-    model = blank_model(arch, num_classes)
-    return count_layers(model, (3, image_size, image_size))
+    """A network of a family on images of `image_size` pixels.
+
+    UserError if there is none, or if its FLOPs cannot be counted (see count_layers).
+    """
+    model = blank_model(arch, num_classes, image_size)
+    try:
+        return count_layers(model, (3, image_size, image_size))
+    except ValueError as error:
+        raise UserError(f"model.arch: {arch}: {error}") from None
 
 
 def count_layers(model: nn.Module, image_shape: Sequence[int]) -> Network:

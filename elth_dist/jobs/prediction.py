@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
 from elth_dist.data.options import DataOptions
@@ -11,6 +13,8 @@ from elth_dist.data.sampling import TrainPlan
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.setting import Setting
 from elth_dist.models.build import blank_model
+from elth_dist.models.families import architecture
+from elth_dist.sparsity.masks import prunable_weights
 from elth_dist.sparsity.updates import MaskUpdate
 from elth_dist.sparsity.updates.base import step_cost
 from elth_dist.tickets.elastic import source_keys
@@ -131,11 +135,11 @@ class Forecast:
 
     def shapes(self, arch: str) -> Mapping[str, Sequence[int]]:
         """Shapes of a network's prunable weights."""
-        return network(arch, 32, 2).shapes
+        return {name: tuple(p.shape) for name, p in _prunable(arch).items()}
 
     def names(self, arch: str) -> list[str]:
         """Names of a network's prunable weights."""
-        return list(self.shapes(arch))
+        return list(_prunable(arch))
 
     def dense(self, setting: Setting, rewind_step: int = 0) -> TicketForecast:
         """The dense network of a setting."""
@@ -164,3 +168,8 @@ class Forecast:
         if data not in self._sizes:
             self._sizes[data] = data.size()
         return self._sizes[data]
+
+
+def _prunable(arch: str) -> dict[str, nn.Parameter]:
+    """The prunable weights of a network, on the meta device."""
+    return prunable_weights(blank_model(arch, 2), architecture(arch).excluded)

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from elth_dist.data.protocol import Dataset
 from elth_dist.jobs.context import JobContext, Metrics
 from elth_dist.jobs.setting import Setting
-from elth_dist.models.build import blank_model, build_model
+from elth_dist.models.build import build_model
 from elth_dist.models.families import architecture
+from elth_dist.models.weights import load_initial
 from elth_dist.options import Step
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.seeds import derive_seed
@@ -23,28 +23,17 @@ from elth_dist.training.loop import Fitted, Task, fit
 
 
 def initial_model(setting: Setting, dataset: Dataset) -> nn.Module:
-    """The network of a run at step 0, equal on every rank."""
-    seed = derive_seed(setting.seed, "initialisation")
-    return build_model(setting.model.arch, dataset.num_classes, init=setting.model.init, seed=seed)
+    """The network of a run at step 0, equal on every rank. UserError if `model.weights` does not fit it."""
+    chosen, seed = setting.model, derive_seed(setting.seed, "initialisation")
+    model = build_model(chosen.arch, dataset.num_classes, dataset.image_size, init=chosen.init, seed=seed)
+    if chosen.weights is not None:
+        load_initial(model, chosen.weights)
+    return model
 
 
 def dense_masks(model: nn.Module, setting: Setting) -> Masks:
     """Dense masks of a network's prunable weights."""
     return Masks.dense(model, architecture(setting.model.arch).excluded)
-
-
-def bare_model(ticket: Ticket, device: torch.device) -> nn.Module:
-    """The ticket's network with theta_r, whole, on a device."""
-    model = blank_model(ticket.arch, ticket.num_classes).to_empty(device=device)
-    model.load_state_dict(ticket.weights)
-    return model
-
-
-def subnetwork(ticket: Ticket) -> nn.Module:
-    """The ticket's subnetwork: theta_r where the mask keeps it, 0 elsewhere."""
-    model = blank_model(ticket.arch, ticket.num_classes).to_empty(device="cpu")
-    model.load_state_dict(ticket.masked_weights())
-    return model
 
 
 def train(
@@ -84,7 +73,7 @@ def train_ticket(
     fitted = train(
         job,
         setting,
-        subnetwork(ticket),
+        ticket.model(job.training.dataset.image_size),
         StaticMask(ticket.masks),
         data_order=data_order,
         title=title,

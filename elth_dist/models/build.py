@@ -1,57 +1,93 @@
 """From a name to a network: built, and initialised without touching the global random state."""
 
-import math
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from elth_dist.errors import UserError
 from elth_dist.models.families import Architecture, architecture
 from elth_dist.models.options import Init
-from elth_dist.models.resnet import imagenet_resnet
-from elth_dist.models.resnet_cifar import CifarResNet
-from elth_dist.models.vgg import VGG
 
 
-def blank_model(arch: str, num_classes: int) -> nn.Module:
+def blank_model(arch: str, num_classes: int, image_size: int | None = None) -> nn.Module:
     """The network on the meta device: names, shapes and dtypes without any memory or time.
 
-    Its `architecture` attribute (see `architecture_of`) tells what it is. UserError if `arch` is unknown.
+    Its `architecture` attribute (see `architecture_of`) tells what it is.
+
+    Args:
+        arch: see `elth_dist.models.families.architecture`.
+        num_classes: outputs of the classifier.
+        image_size: in pixels, where shapes depend on it; None: the family's published one.
+
+    Raises:
+        UserError: `arch` is unknown, or has no network for that image size.
     """
     described = architecture(arch)
+    family = described.family
+    arguments = described, num_classes, described.published.image_size if image_size is None else image_size
     assert num_classes >= 1, f"a classifier of {num_classes} classes"
-    with torch.device("meta"):
-        match described.family:
-            case "resnet":
-                model = imagenet_resnet(described, num_classes)
-            case "resnet_cifar":
-                model = CifarResNet(described, num_classes)
-            case "vgg":
-                model = VGG(described, num_classes)
-    model.architecture = described  # type: ignore[assignment]  # nn.Module declares modules and tensors only
-    return model
+    try:
+        with torch.device("meta"):
+            model = family.build(*arguments)
+    except Exception:
+        if not family.initialises_itself:
+            raise
+        # a constructor that reads values of its tensors
+        model = _build(*arguments, torch.Generator()).to("meta")
+    return _described(model, described)
 
 
-def build_model(arch: str, num_classes: int, *, init: Init = "paper", seed: int | None = None) -> nn.Module:
+def build_model(
+    arch: str,
+    num_classes: int,
+    image_size: int | None = None,
+    *,
+    init: Init = "paper",
+    seed: int | None = None,
+) -> nn.Module:
     """An initialised fp32 network on the CPU, in training mode.
 
     Args:
         arch: see `elth_dist.models.families.architecture`; UserError if unknown.
-        num_classes: outputs of the classifier `fc`.
+        num_classes: outputs of the classifier.
+        image_size: in pixels, where the network depends on it; None: the family's published one.
         init: "paper" (E-LTH: Kaiming normal with fan-in on conv and fc weights, BatchNorm gamma uniform in [0, 1) and
-            beta 0, other biases 0; no zero-initialised residuals) or "torchvision" (its constructors' distributions).
+            beta 0, other biases 0; no zero-initialised residuals) or "torchvision" (its constructors' distributions;
+            for timm's networks, timm's). Parameters of other modules of a library's network are its constructor's.
         seed: the same seed gives the same bits, on any machine with this torch; None draws a new one. The global
             random state is neither read nor changed.
     """
-    model = blank_model(arch, num_classes).to_empty(device="cpu")
     generator = torch.Generator()
     if seed is None:
         generator.seed()
     else:
         generator.manual_seed(seed)
-    if init == "paper":
-        _initialise_as_paper(model, generator)
-    else:
-        _initialise_as_torchvision(model, generator)
+    model = _allocated(arch, num_classes, image_size, generator)
+    architecture_of(model).family.initialise(model, init, generator)
+    return model
+
+
+def model_from(arch: str, weights: Mapping[str, Tensor], image_size: int | None = None) -> nn.Module:
+    """A network on the CPU, in training mode, that holds a copy of `weights`.
+
+    Args:
+        arch: see `elth_dist.models.families.architecture`.
+        weights: a whole state_dict of it; ValueError without the classifier, RuntimeError if it does not fit.
+        image_size: in pixels; None: the size that the shapes are for, or the published one.
+
+    Raises:
+        UserError: `arch` is unknown, or the weights are for another image size.
+    """
+    described = architecture(arch)
+    fitting = described.image_size(weights)
+    size = fitting if image_size is None else image_size
+    model = _allocated(arch, described.num_classes(weights), size, torch.Generator())
+    if fitting is not None and size != fitting:
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        if any(weights[name].shape != shape for name, shape in shapes.items() if name in weights):
+            raise UserError(f"{arch}: the weights are for images of {fitting} px, not of {size} px")
+    model.load_state_dict(weights)
     return model
 
 
@@ -62,45 +98,24 @@ def architecture_of(model: nn.Module) -> Architecture:
     return described
 
 
-@torch.no_grad()
-def _initialise_as_paper(model: nn.Module, generator: torch.Generator) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            nn.init.uniform_(module.weight, generator=generator)
-            nn.init.zeros_(module.bias)
-        else:
-            _require_bare(module)
+def _allocated(arch: str, num_classes: int, image_size: int | None, generator: torch.Generator) -> nn.Module:
+    """The network on the CPU, before `Family.initialise`."""
+    described = architecture(arch)
+    if not described.family.initialises_itself:
+        return blank_model(arch, num_classes, image_size).to_empty(device="cpu")
+    assert num_classes >= 1, f"a classifier of {num_classes} classes"
+    size = described.published.image_size if image_size is None else image_size
+    return _described(_build(described, num_classes, size, generator), described)
 
 
-@torch.no_grad()
-def _initialise_as_torchvision(model: nn.Module, generator: torch.Generator) -> None:
-    vgg = architecture_of(model).family == "vgg"
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear) and vgg:
-            nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            bound = 1 / math.sqrt(module.in_features)
-            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-        else:
-            _require_bare(module)
+def _build(described: Architecture, num_classes: int, image_size: int, generator: torch.Generator) -> nn.Module:
+    """Build on the CPU with the global random state seeded from `generator`, and restored afterwards."""
+    seed = int(torch.randint(1 << 62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        return described.family.build(described, num_classes, image_size)
 
 
-def _require_bare(module: nn.Module) -> None:
-    """No tensor may be left uninitialised."""
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    assert not own, f"no initialisation is known for {type(module).__name__}"
+def _described(model: nn.Module, described: Architecture) -> nn.Module:
+    model.architecture = described  # type: ignore[assignment]  # nn.Module declares modules and tensors only
+    return model

@@ -10,16 +10,22 @@ from torch import Tensor, nn
 # Read as a little-endian int64, eight bools are bytes 0 or 1; times this number, the top byte is their eight bits.
 _GATHER_BITS = 0x0102040810204080
 
+#: Modules that own prunable weights, and what they call them.
+_PRUNABLE = {nn.Conv2d: "weight", nn.Linear: "weight", nn.MultiheadAttention: "in_proj_weight"}
+
 
 def prunable_weights(model: nn.Module, excluded: Collection[str] = ()) -> dict[str, nn.Parameter]:
     """Every Conv2d and Linear weight of `model` by name, in `named_parameters` order, without those `excluded`.
 
+    `in_proj_weight` of MultiheadAttention is one of them: three Linear weights (query, key, value), stacked.
+
     ValueError if an excluded name is not a prunable weight of the model.
     """
     owners = {
-        f"{name}.weight" if name else "weight"
+        f"{name}.{_PRUNABLE[kind]}" if name else _PRUNABLE[kind]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        for kind in _PRUNABLE
+        if isinstance(module, kind)
     }
     if unknown := set(excluded) - owners:
         raise ValueError(f"{min(unknown)!r} is excluded from pruning but is no prunable weight of the model")

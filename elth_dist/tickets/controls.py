@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elth_dist.errors import UserError
 from elth_dist.models.build import build_model
-from elth_dist.models.families import architecture, module_of
+from elth_dist.models.families import architecture
 from elth_dist.models.options import Init
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
@@ -51,7 +51,7 @@ def copied_weights(ticket: Ticket) -> list[str]:
         for unit in units
         for prefix in network.unit_prefixes(stage, unit)
     }
-    names = [name for name in ticket.masks if module_of(name) in prefixes]
+    names = [name for name in ticket.masks if network.prefix_of(name) in prefixes]
     if not names:
         raise UserError(f"no unit of this {ticket.arch} ticket is a transfer's copy of another")
     return names
@@ -62,7 +62,8 @@ def reinitialised(ticket: Ticket, seed: int, init: Init = "paper") -> Ticket:
 
     Never with the bits that ``build_model(seed=seed)`` gives: a run may use its own seed here.
     """
-    model = build_model(ticket.arch, ticket.num_classes, init=init, seed=derive_seed(seed, "reinit"))
+    seed_of_weights = derive_seed(seed, "reinit")
+    model = build_model(ticket.arch, ticket.num_classes, ticket.image_size, init=init, seed=seed_of_weights)
     control = Control(kind="reinit", seed=seed, init=init)
     return replace(ticket, weights=model.state_dict(), meta=_after(ticket, control))
 

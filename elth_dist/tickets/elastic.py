@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 
 from elth_dist.errors import UserError
 from elth_dist.models.build import blank_model
-from elth_dist.models.families import architecture, module_of
+from elth_dist.models.families import architecture
 from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.tickets.plans import TransferPlan, plan_transfer
 from elth_dist.tickets.ticket import Ticket
@@ -14,7 +14,7 @@ from elth_dist.tickets.ticket import Ticket
 def transfer(ticket: Ticket, target: str, plan: TransferPlan | None = None) -> Ticket:
     """The ticket, stretched or squeezed to another network of its family.
 
-    Whole units move: weights, BatchNorm parameters and running statistics, masks. Stem and classifier stay. Level and
+    Whole units move: weights, parameters and statistics of normalisations, masks. Stem and classifier stay. Level and
     rewind step are the source's; the achieved density usually is not (see `Ticket.density`, `Ticket.stage_densities`).
 
     Args:
@@ -29,7 +29,7 @@ def transfer(ticket: Ticket, target: str, plan: TransferPlan | None = None) -> T
         plan = plan_transfer(ticket.arch, target)
     if (plan.source, plan.target) != (ticket.arch, target):
         raise UserError(f"plan: is for {plan.source} -> {plan.target}, not for {ticket.arch} -> {target}")
-    blank = blank_model(target, ticket.num_classes)
+    blank = blank_model(target, ticket.num_classes, ticket.image_size)
     sources = source_keys(plan, ticket.weights, blank.state_dict())
     weights = {key: ticket.weights[source] for key, source in sources.items()}
     prunable = prunable_weights(blank, architecture(target).excluded)
@@ -49,18 +49,18 @@ def source_keys(plan: TransferPlan, source: Iterable[str], target: Collection[st
     Raises:
         ValueError: some target key would be filled twice, not at all, or does not exist.
     """
-    modules: dict[str, list[str]] = {}
-    for key in source:
-        modules.setdefault(module_of(key), []).append(key)
     from_network, to_network = architecture(plan.source), architecture(plan.target)
-    moves = [(key, key) for keys in modules.values() for key in keys if from_network.stage_of(key) is None]
+    owned: dict[str | None, list[str]] = {}
+    for key in source:
+        owned.setdefault(from_network.prefix_of(key), []).append(key)
+    moves = [(key, key) for key in owned.get(None, ())]
     for stage, units in enumerate(plan.stages):
         for unit, filled_from in enumerate(units):
             prefixes = zip(
                 from_network.unit_prefixes(stage, filled_from), to_network.unit_prefixes(stage, unit), strict=True
             )
             for old, new in prefixes:
-                moves += [(new + key.removeprefix(old), key) for key in modules.get(old, ())]
+                moves += [(new + key.removeprefix(old), key) for key in owned.get(old, ())]
     filled = dict(moves)
     if len(filled) != len(moves):
         twice = Counter(key for key, _ in moves).most_common(1)[0][0]

@@ -153,10 +153,15 @@ def parse_plan(text: str) -> tuple[tuple[int, ...], ...]:
 
 def _related(source: str, target: str) -> tuple[Architecture, Architecture]:
     first, second = architecture(source), architecture(target)
+    if immobile := next((network for network in (first, second) if not network.units), None):
+        raise UserError(
+            f"{source} -> {target}: the family {immobile.family.name} declares no units, so that tickets of "
+            f"{immobile.name} can be trained but not moved; networks that have units are such as resnet50"
+        )
     if not first.transfers_to(second):
         raise UserError(
-            f"{source} -> {target}: a ticket moves within one family only; {source} is of family {first.family} with "
-            f"{first.block} units, {target} of {second.family} with {second.block} units"
+            f"{source} -> {target}: a ticket moves within one family only; {source} is of family {first.family.name} "
+            f"with {first.block} units, {target} of {second.family.name} with {second.block} units"
         )
     return first, second
 

@@ -12,10 +12,10 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from elth_dist.errors import UserError
-from elth_dist.models.build import blank_model
+from elth_dist.models.build import blank_model, model_from
 from elth_dist.models.families import architecture
 from elth_dist.models.options import Init
 from elth_dist.sparsity.masks import Masks, prunable_weights
@@ -72,7 +72,7 @@ class _AnyVersion(BaseModel):
     format_version: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ticket:
     """A subnetwork and the weights that it starts from.
 
@@ -87,7 +87,7 @@ class Ticket:
     meta: TicketMeta
 
     def __post_init__(self) -> None:
-        form = _Form.of(self.arch, _num_classes(self.weights))
+        form = _Form.of(self.arch, self.num_classes, self.image_size)
         if fault := form.fault(self.weights):
             raise ValueError(f"weights of a {self.arch} ticket: {fault}")
         shapes = {name: tuple(mask.shape) for name, mask in self.masks.items()}
@@ -100,8 +100,16 @@ class Ticket:
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the classifier."""
-        return _num_classes(self.weights)
+        """Outputs of the classifier. ValueError if it is missing, in weights that are no ticket's."""
+        try:
+            return architecture(self.arch).num_classes(self.weights)
+        except ValueError as error:
+            raise ValueError(f"weights of a {self.arch} ticket: {error}") from None
+
+    @property
+    def image_size(self) -> int | None:
+        """The image size in pixels that the weights' shapes are for; None where none depends on it."""
+        return architecture(self.arch).image_size(self.weights)
 
     @property
     def density(self) -> float:
@@ -134,6 +142,21 @@ class Ticket:
             digest.update(tensor.reshape(-1).numpy().data)
         return digest.hexdigest()
 
+    def __repr__(self) -> str:
+        found_by = f"level {self.meta.level}, rewind step {self.meta.rewind_step}"
+        return f"Ticket({self.arch}, density {self.density:.2%}, {found_by}, {self.hash[:12]})"
+
+    def model(self, image_size: int | None = None, *, masked: bool = True) -> nn.Module:
+        """The subnetwork on the CPU, in training mode: a fresh copy of theta_r, 0 where the mask prunes it.
+
+        Args:
+            image_size: in pixels, for networks that depend on it; None: the size that the weights are for.
+            masked: False: theta_r whole.
+
+        UserError if the weights are for another image size.
+        """
+        return model_from(self.arch, self.masked_weights() if masked else self.weights, image_size)
+
     def masked_weights(self) -> dict[str, Tensor]:
         """A fresh copy of the weights with the pruned ones zero: what training starts from, and what is exported."""
         weights = {name: tensor.clone() for name, tensor in self.weights.items()}
@@ -143,7 +166,7 @@ class Ticket:
     def save(self, path: Path | str) -> None:
         """Write the ticket file, whole or not at all; equal tickets give equal bytes.
 
-        One safetensors file: the weights under their torchvision names, each mask bit-packed (uint8, see
+        One safetensors file: the weights under their state_dict names, each mask bit-packed (uint8, see
         `Masks.packed`) under `mask/` and its weight's name, and one metadata entry of sorted JSON.
 
         UserError if it cannot be written.
@@ -173,8 +196,8 @@ class Ticket:
     @classmethod
     def _from_file(cls, entry: str | None, tensors: Mapping[str, Tensor]) -> Self:
         header = _parse_header(entry)
-        form = _Form.of(header.arch, header.num_classes)
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(MASK_PREFIX)}
+        form = _Form.of(header.arch, header.num_classes, architecture(header.arch).image_size(weights))
         if fault := form.fault(weights):
             raise _NotATicketError(f"is no valid ticket of {header.arch}: {fault}")
         packed = {name.removeprefix(MASK_PREFIX): tensors[name] for name in tensors.keys() - weights.keys()}
@@ -196,8 +219,8 @@ class _Form:
     prunable: dict[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, arch: str, num_classes: int) -> Self:
-        model = blank_model(arch, num_classes)
+    def of(cls, arch: str, num_classes: int, image_size: int | None) -> Self:
+        model = blank_model(arch, num_classes, image_size)
         prunable = prunable_weights(model, architecture(arch).excluded)
         return cls(
             {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()},
@@ -256,12 +279,6 @@ def _parse_header(entry: str | None) -> _Header:
 
 def _file_tensors(weights: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
     return {**weights, **{f"{MASK_PREFIX}{name}": bits for name, bits in masks.packed().items()}}
-
-
-def _num_classes(weights: Mapping[str, Tensor]) -> int:
-    if "fc.weight" not in weights:
-        raise ValueError("weights of a ticket: 'fc.weight' is missing")
-    return weights["fc.weight"].shape[0]
 
 
 def _own(tensor: Tensor) -> Tensor:

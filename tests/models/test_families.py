@@ -82,7 +82,9 @@ def test_units_own_every_tensor_but_stem_and_classifier(name: str) -> None:
     flat = [key for unit in owned for key in unit]
     assert len(flat) == len(set(flat)), "a tensor of two units"
     outside = [key for key in keys if key not in flat]
-    assert {key.split(".")[0] for key in outside} == ({"fc"} if network.family == "vgg" else {"conv1", "bn1", "fc"})
+    assert {key.split(".")[0] for key in outside} == (
+        {"fc"} if network.family.name == "vgg" else {"conv1", "bn1", "fc"}
+    )
     for stage, units in enumerate(network.units):
         for unit in range(units):
             for prefix in network.unit_prefixes(stage, unit):

@@ -49,7 +49,7 @@ class PruneJob(NetworkJob):
     def run(self, job: "JobContext") -> "Metrics":
         """Leave the ticket: theta_r with the new masks. All ranks hold rank 0's scores, and prove that they agree."""
         from elth_dist.engines.numerics import Numerics
-        from elth_dist.jobs.training import bare_model, finish_masks
+        from elth_dist.jobs.training import finish_masks
         from elth_dist.sparsity.masks import Masks
         from elth_dist.tickets.controls import copied_weights
         from elth_dist.tickets.ticket import Ticket
@@ -60,7 +60,8 @@ class PruneJob(NetworkJob):
         names = copied_weights(ticket) if self.copies else list(ticket.masks)
         dense = Masks.dense({name: ticket.masks[name].shape for name in names}).to(job.training.ranks.device)
         with Numerics(deterministic=self.setting.train.deterministic).applied():
-            model = bare_model(ticket, job.training.ranks.device)
+            size = job.training.dataset.image_size
+            model = ticket.model(size, masked=False).to(job.training.ranks.device)
             pruned, flops = prune_by_criterion(
                 self.criterion, model, dense, self._kept(dense, like), self.setting, job.name, job.training
             )
