@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from elth_dist.data.options import DataOptions
 from elth_dist.engines.options import EngineOptions
 from elth_dist.models.options import ModelOptions
 from elth_dist.options import Options, Step
+from elth_dist.registry import OneOf
 from elth_dist.sparsity.options import Criterion, Grasp, Magnitude, Random, Snip, Synflow
 from elth_dist.sparsity.updates.options import Dpf, Dynamic, Gradual, Rigl, Set, Snfs
 from elth_dist.tickets.options import TransferOptions
@@ -42,20 +43,16 @@ class SnipCopies(Options):
     )
 
 
-def _by_name(value: Any) -> Any:
-    """A control without options is written as its name alone."""
-    return {"name": value} if isinstance(value, str) else value
+def _by_name(union: Any) -> dict[str, type[Options]]:
+    """The classes of a union by every name that they accept."""
+    return {name: kind for kind in get_args(union) for name in get_args(kind.model_fields["name"].annotation)}
 
 
-#: An experiment beside a ticket, at its density. Those that prune, at theta_r of the network's own pretraining; those
+_Controls = Altered | Magnitude | Snip | Grasp | Synflow | SnipCopies | Rigl | Set | Snfs | Gradual | Dpf
+
+#: An experiment next to a ticket, at its density. Those that prune, at theta_r of the network's own pretraining; those
 #: that change masks while training, from initialisation.
-Control = Annotated[
-    Annotated[
-        Altered | Magnitude | Snip | Grasp | Synflow | SnipCopies | Rigl | Set | Snfs | Gradual | Dpf,
-        Field(discriminator="name"),
-    ],
-    BeforeValidator(_by_name),
-]
+Control = Annotated[_Controls, OneOf("control", lambda: _by_name(_Controls))]
 
 #: Controls that only a transferred ticket has.
 OF_COPIES = ("shuffled_copies", "snip_copies")
@@ -214,7 +211,7 @@ class ReinitMethod(Options):
     like: str = Field(description="the ticket file")
 
 
-Method = Annotated[
+_Methods = (
     ImpMethod
     | DenseMethod
     | TicketMethod
@@ -228,9 +225,10 @@ Method = Annotated[
     | SnfsMethod
     | GradualMethod
     | DpfMethod
-    | ReinitMethod,
-    Field(discriminator="name"),
-]
+    | ReinitMethod
+)
+
+Method = Annotated[_Methods, OneOf("method", lambda: _by_name(_Methods))]
 
 
 # ------------------------------------------------------------------------------------------------------- jobs

@@ -153,4 +153,4 @@ def _config(merged: dict[str, Any], path: Path, folder: Path, where: str, overri
     try:
         return Config(**merged)
     except ValidationError as error:
-        raise UserError(f"{path}: {where}{explain(error, overrides, None)}") from None
+        raise UserError(f"{path}: {where}{explain(error, overrides, None, merged)}") from None
