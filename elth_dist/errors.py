@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line that names the option or file, the value, and what would be valid.
+    """A mistake that the user can correct: one line that names the option or file, the value, and what would be valid.
 
     The process that meets it prints that line and exits with status 2; nothing has been written.
     """

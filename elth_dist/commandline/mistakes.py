@@ -274,6 +274,6 @@ def nearest(name: str, known: set[str], prefix: str = "") -> str:
         by_last_part.setdefault(option.rsplit(".", 1)[-1], option)
     close = difflib.get_close_matches(plain, sorted(bare), n=1, cutoff=0.75)
     if not close:
-        near = difflib.get_close_matches(last.replace("-", "_"), by_last_part, n=1, cutoff=0.7)
+        near = difflib.get_close_matches(last.replace("-", "_"), by_last_part, n=1, cutoff=0.9 if section else 0.7)
         close = [by_last_part[part] for part in near]
     return f"; did you mean {prefix}{bare[close[0]]}?" if close else ""

@@ -29,8 +29,8 @@ class Altered(Options):
     """What is made of a ticket by changing it, or of its network without it."""
 
     name: Literal["dense", "random", "reinit", "random_reinit", "shuffled_copies"] = Field(
-        description="dense: one uninterrupted training; random: its masks permuted within each layer; reinit: its "
-        "masks on a fresh initialisation; random_reinit: both; shuffled_copies: masks permuted in a transfer's copies"
+        description="dense: one uninterrupted training; random: masks permuted within each layer; reinit: the masks "
+        "on a fresh initialisation; random_reinit: both; shuffled_copies: masks permuted in a transfer's copies"
     )
 
 
@@ -39,7 +39,7 @@ class SnipCopies(Options):
 
     name: Literal["snip_copies"] = "snip_copies"
     batches: Annotated[int, Field(ge=1, le=1 << 20)] | None = Field(
-        default=None, description="global batches that SNIP's gradient is averaged over; null: 1"
+        default=None, description="number of global batches that SNIP's gradient is averaged over; null: 1"
     )
 
 
@@ -63,9 +63,11 @@ OF_COPIES = ("shuffled_copies", "snip_copies")
 class TransferBranch(TransferOptions):
     """A ticket of the run, transformed to another depth and trained there."""
 
-    level: Annotated[int, Field(ge=0)] | None = Field(default=None, description="ticket of this level; null: the last")
+    level: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="level whose ticket is transferred; null: the last"
+    )
     controls: tuple[Control, ...] = Field(
-        default=(), description="beside it, on the target and at its density: names, or objects with a name and options"
+        default=(), description="experiments on the target at the ticket's density: names, or names with options"
     )
 
     @property
@@ -78,17 +80,21 @@ class ImpMethod(Options):
     """Iterative magnitude pruning with rewinding (Frankle et al. 2019; E-LTH section 3), and what grows out of it."""
 
     name: Literal["imp"] = "imp"
-    levels: Annotated[int, Field(ge=0, le=100)] = Field(default=10, description="prunings; there is one training more")
+    levels: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=10, description="number of prunings; there is one more training"
+    )
     prune_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.2, description="of the remaining weights, pruned after each level"
+        default=0.2, description="fraction of the kept weights that is pruned after each level"
     )
-    rewind: Step = Field(default=Step.parse("1000it"), description="where theta_r is kept: '5ep', '1000it' or 0")
+    rewind: Step = Field(default=Step.parse("1000it"), description="rewind step, at which the weights theta_r are kept")
     data_order: Literal["per_level", "same"] = Field(
-        default="per_level", description="seed of the data order: (seed, level), or the same for all levels"
+        default="per_level", description="data order: per_level: seeded by (seed, level); same: equal for all levels"
     )
-    transfers: tuple[TransferBranch, ...] = ()
+    transfers: tuple[TransferBranch, ...] = Field(
+        default=(), description="elastic transfers of the run's tickets to other depths, each trained there"
+    )
     controls: tuple[Control, ...] = Field(
-        default=(), description="beside the last ticket, at its density: names, or objects with a name and options"
+        default=(), description="experiments at the last ticket's density: names, or names with options"
     )
 
     @model_validator(mode="after")
@@ -117,11 +123,14 @@ class TicketMethod(Options):
 
     name: Literal["ticket"] = "ticket"
     path: str = Field(description="the ticket file")
-    transfer: TransferOptions | None = None
+    transfer: TransferOptions | None = Field(
+        default=None, description="elastic transfer to another depth before the training; null: none"
+    )
     control: Literal["random", "reinit", "random_reinit", "shuffled_copies", "snip_copies"] | None = Field(
         default=None,
-        description="random: masks permuted within each layer; reinit: the mask on a fresh initialisation; "
-        "random_reinit: both; of what a transfer copied, shuffled_copies: masks permuted, snip_copies: SNIP's masks",
+        description="null: the ticket itself; random: masks permuted within each layer; reinit: the masks on a fresh "
+        "initialisation; random_reinit: both; in a transfer's copies, shuffled_copies: masks permuted, snip_copies: "
+        "SNIP's masks",
     )
 
 
@@ -129,9 +138,9 @@ class AtDensity(Options):
     """What a method of its own says, and what a control has from the ticket that it stands beside."""
 
     density: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="kept fraction of the prunable weights"
+        default=None, description="kept fraction of the prunable weights, in (0, 1]; give either density or like"
     )
-    like: str | None = Field(default=None, description="or a ticket file: of its density")
+    like: str | None = Field(default=None, description="ticket file whose density is reached")
 
     @model_validator(mode="after")
     def _one_density(self) -> Self:
@@ -143,7 +152,7 @@ class AtDensity(Options):
 class PrunedMethod(AtDensity):
     """Prune a network at its rewinding weights, then train it (E-LTH, section 4: pruning at theta_r)."""
 
-    rewind: Step = Field(default=Step.parse("1000it"), description="where it is pruned: '5ep', '1000it' or 0")
+    rewind: Step = Field(default=Step.parse("1000it"), description="step at which the network is pruned")
 
     @property
     def criterion(self) -> Criterion:
@@ -259,7 +268,7 @@ class LevelJob(Options):
     kind: Literal["level"] = "level"
     setting: Setting
     level: int
-    data_order: str = Field(description="what seeds the data order, beside the run's seed")
+    data_order: str = Field(description="what seeds the data order, together with the run's seed")
 
 
 class MaskJob(Options):
@@ -280,9 +289,9 @@ class PruneJob(Options):
     setting: Setting
     criterion: Criterion = Field(discriminator="name")
     density: float | None = None
-    path: str | None = Field(default=None, description="a ticket file from elsewhere, in the place of the input `like`")
+    path: str | None = Field(default=None, description="ticket file from outside the run, in place of the input `like`")
     copies: bool = Field(
-        default=False, description="only in the layers that a transfer made as copies; elsewhere as `like`"
+        default=False, description="prune only the layers that a transfer copied; others keep the masks of `like`"
     )
 
 
@@ -315,7 +324,7 @@ class DynamicJob(Options):
     data_order: str
     update: Dynamic = Field(discriminator="name")
     density: float | None = None
-    path: str | None = Field(default=None, description="a ticket file from elsewhere, in the place of the input `like`")
+    path: str | None = Field(default=None, description="ticket file from outside the run, in place of the input `like`")
 
 
 JobOptions = PretrainJob | LevelJob | MaskJob | PruneJob | TransferJob | TrainJob | DynamicJob

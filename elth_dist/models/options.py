@@ -30,6 +30,6 @@ class ModelOptions(Options):
     )
     init: Init = Field(
         default="paper",
-        description="'paper': Kaiming normal (fan-in) on conv and fc weights, BatchNorm gamma uniform in [0, 1), as "
-        "E-LTH; 'torchvision': as torchvision's own constructors",
+        description="paper: Kaiming normal (fan-in) for conv and fc weights, BatchNorm gamma uniform in [0, 1), as in "
+        "E-LTH; torchvision: as its constructors do",
     )

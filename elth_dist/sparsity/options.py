@@ -28,8 +28,8 @@ class _Scored(Options):
 
     matched: Matched = Field(
         default="global",
-        description="'global': the total density, scores of all layers compete; 'layerwise': each layer's, as the "
-        "ticket has it (or all alike)",
+        description="what has the given density: global: all layers together, whose scores compete; layerwise: each "
+        "layer its density in the ticket (without a ticket: all the same)",
     )
 
 
@@ -45,10 +45,10 @@ class Snip(_Scored):
     name: Literal["snip"] = "snip"
     variant: Variant = Field(
         default="published",
-        description="'elth_code': g over an epoch, BatchNorm with its running statistics, as E-LTH's authors' code",
+        description="elth_code: g summed over an epoch, BatchNorm with running statistics, as in E-LTH's code",
     )
     batches: _Batches = Field(
-        default=None, description="global batches that g is averaged over; null: 1 (elth_code: an epoch)"
+        default=None, description="number of global batches that g is averaged over; null: 1 (elth_code: one epoch)"
     )
 
 
@@ -58,13 +58,15 @@ class Grasp(_Scored):
     name: Literal["grasp"] = "grasp"
     variant: Variant = Field(
         default="published",
-        description="'elth_code': |w (H g)| over an epoch, BatchNorm with its running statistics, as E-LTH's code",
+        description="elth_code: |w (H g)| over an epoch, BatchNorm with running statistics, as in E-LTH's code",
     )
     batches: _Batches = Field(
         default=None,
-        description="global batches averaged over; null: enough for ten samples a class (elth_code: an epoch)",
+        description="number of global batches averaged over; null: ten samples per class (elth_code: one epoch)",
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(default=200.0, description="what logits are divided by")
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=200.0, description="temperature that logits are divided by"
+    )
 
 
 class Synflow(_Scored):
@@ -73,10 +75,10 @@ class Synflow(_Scored):
     name: Literal["synflow"] = "synflow"
     variant: Variant = Field(
         default="published",
-        description="'elth_code': what E-LTH's authors' code computes by this name, which is its SNIP to the bit",
+        description="elth_code: as in E-LTH's code, where it equals its SNIP to the bit",
     )
     steps: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=100, description="prunings that lead to the density exponentially (elth_code: always one)"
+        default=100, description="number of prunings, with densities that fall exponentially (elth_code: always one)"
     )
 
 
@@ -86,7 +88,8 @@ class Random(_Scored):
     name: Literal["random"] = "random"
     matched: Matched = Field(
         default="layerwise",
-        description="'layerwise': each layer's density, as the ticket has it (the paper's Random); 'global': the total",
+        description="what has the given density: layerwise: each layer its density in the ticket (the paper's Random); "
+        "global: all layers together",
     )
 
 

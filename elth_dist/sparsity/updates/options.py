@@ -22,8 +22,8 @@ def steps_at(point: float | Step, total_steps: int, steps_per_epoch: int) -> int
 class _Dynamic(Options):
     multiplier: Annotated[int, Field(ge=1, le=100)] = Field(
         default=1,
-        description="train that many times as long: epochs, milestones, warm-up and the update's own points are "
-        "multiplied, intervals are not (RigL-5x: 5)",
+        description="factor of the training's length: multiplies epochs, milestones, warm-up and the update's own "
+        "points, not intervals (RigL-5x: 5)",
     )
 
     def stretched(self) -> Self:
@@ -41,14 +41,16 @@ class _Dynamic(Options):
 
 class _DropAndGrow(_Dynamic):
     distribution: Distribution = Field(
-        default="uniform", description="densities of the layers: uniform (the first one dense), or ERK"
+        default="uniform",
+        description="densities of the layers: uniform (the first layer stays dense) or erk (Erdos-Renyi-Kernel)",
     )
     delta_t: _Interval = Field(default=100, description="optimizer steps from one update to the next")
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.3, description="kept fraction of a layer that the first update replaces; falls with a cosine to 0"
+        default=0.3,
+        description="fraction of a layer's kept weights that the first update replaces; falls to 0 with a cosine",
     )
     t_end: Point = Field(
-        default=0.78125, description="the last update: a fraction of the training (RigL: 25k of 32k steps) or a step"
+        default=0.78125, description="last update: a fraction of the training (RigL: 25k of 32k steps) or a step"
     )
 
 
@@ -69,13 +71,15 @@ class Snfs(_DropAndGrow):
 
     name: Literal["snfs"] = "snfs"
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.9, description="of the running mean of the dense gradient"
+        default=0.9, description="momentum of the running mean of the dense gradient"
     )
 
 
 class _Ramp(_Dynamic):
-    begin: Point = Field(default=0.0, description="up to here all is dense: a fraction of the training or a step")
-    end: Point = Field(default=0.75, description="from here on the density is the final one: a fraction or a step")
+    begin: Point = Field(default=0.0, description="end of the dense phase: a fraction of the training or a step")
+    end: Point = Field(
+        default=0.75, description="step that reaches the final density: a fraction of the training or a step"
+    )
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
@@ -102,11 +106,16 @@ class Gradual(_Ramp):
 
     name: Literal["gradual"] = "gradual"
     distribution: Distribution | Literal["global"] = Field(
-        default="uniform", description="each layer by itself to its density (uniform, ERK), or global magnitude"
+        default="uniform",
+        description="uniform, erk: each layer is pruned to its own density; global: all layers compete",
     )
     every: _Interval = Field(default=1000, description="optimizer steps from one pruning to the next")
-    begin: Point = Field(default=0.3125, description="up to here all is dense (10k of 32k steps)")
-    end: Point = Field(default=0.78125, description="the last pruning (25k of 32k steps)")
+    begin: Point = Field(
+        default=0.3125, description="end of the dense phase: a fraction of the training (10k of 32k steps) or a step"
+    )
+    end: Point = Field(
+        default=0.78125, description="last pruning: a fraction of the training (25k of 32k steps) or a step"
+    )
 
 
 class Dpf(_Ramp):
@@ -114,7 +123,8 @@ class Dpf(_Ramp):
 
     name: Literal["dpf"] = "dpf"
     distribution: Distribution | Literal["global"] = Field(
-        default="global", description="global magnitude, or each layer by itself to its density (uniform, ERK)"
+        default="global",
+        description="global: all layers compete; uniform, erk: each layer is pruned to its own density",
     )
     every: _Interval = Field(default=16, description="optimizer steps from one mask to the next")
 
