@@ -33,6 +33,7 @@ __all__ = [
     "CommandLine",
     "Config",
     "explain",
+    "is_typed",
     "merge",
     "nearest",
     "option_names",
@@ -188,13 +189,18 @@ def explain(
     return mistakes.explain(error, Config, given=over if given is None else given, typed=typed, file=file)
 
 
+def is_typed(error: ValidationError, over: Mapping[str, Any]) -> bool:
+    """Whether the first mistake is in a value that the command line gives."""
+    path, _ = locate(error.errors(include_url=False, include_input=False)[0]["loc"], Config, over)
+    value = item_at(over, path)
+    return value is not None and not isinstance(value, Mapping)
+
+
 def _is_files(error: ValidationError, base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
     """Whether the first mistake is in the file: it is there without the command line, which does not say it as well."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    path, _ = locate(first["loc"], Config, base)
-    said = item_at(over, path)
-    if said is not None and not isinstance(said, Mapping):
+    if is_typed(error, over):
         return False
+    first = error.errors(include_url=False, include_input=False)[0]
     try:
         Config(**base)
     except ValidationError as alone:

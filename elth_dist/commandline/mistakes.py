@@ -91,7 +91,7 @@ def explain(
         error: of a value of `model`.
         model: the class of options.
         given: the value that was refused.
-        typed: values as they were typed on the command line, by option.
+        typed: values as they were typed on the command line, by option; None: the options are a file's alone.
         file: the file that has the mistake; None if it is not the file's.
     """
     first, path, accepted = _first(error, model, given)
@@ -107,7 +107,9 @@ def explain(
         case "missing" if isinstance(first["loc"][-1], int):
             return _wrong_length(path[:-1], model, given, where)
         case "missing":
-            return _missing(option, accepted, where, in_list=any(part.isdecimal() for part in path))
+            return _missing(
+                option, accepted, where, flag=typed is not None and not any(part.isdecimal() for part in path)
+            )
         case "kind_missing":
             return f"{option}.name: is required{where}; valid are {context['valid']}"
         case "kind_unknown":
@@ -175,8 +177,8 @@ def _wrong_length(path: list[str], model: type[BaseModel], given: Mapping[str, A
     return f"{'.'.join(path)}: needs {length(form)} values: {placeholder([form])}; got {count}: {quote(value)}{where}"
 
 
-def _missing(option: str, accepted: Sequence[Form], where: str, *, in_list: bool) -> str:
-    if in_list:
+def _missing(option: str, accepted: Sequence[Form], where: str, *, flag: bool) -> str:
+    if not flag:
         return f"{option}: is required{where}"
     place = f"--{option}"
     for form in accepted:

@@ -122,7 +122,7 @@ class TicketMethod(Options):
     """Train a ticket from a file, as it is, transformed to another depth, or as a control."""
 
     name: Literal["ticket"] = "ticket"
-    path: str = Field(description="the ticket file")
+    path: str = Field(description="ticket file")
     transfer: TransferOptions | None = Field(
         default=None, description="elastic transfer to another depth before the training; null: none"
     )
@@ -217,7 +217,7 @@ class ReinitMethod(Options):
     """A ticket's masks on a fresh initialisation, trained as the ticket is."""
 
     name: Literal["reinit"] = "reinit"
-    like: str = Field(description="the ticket file")
+    like: str = Field(description="ticket file")
 
 
 _Methods = (
