@@ -274,8 +274,13 @@ def nearest(name: str, known: set[str], prefix: str = "") -> str:
     by_last_part: dict[str, str] = {}
     for option in sorted(bare, key=lambda option: (option.count("."), option)):
         by_last_part.setdefault(option.rsplit(".", 1)[-1], option)
-    close = difflib.get_close_matches(plain, sorted(bare), n=1, cutoff=0.75)
+    close = difflib.get_close_matches(plain, sorted(bare), n=3, cutoff=0.75)
+    close = [option for option in close if _alike(last, option.rsplit(".", 1)[-1])]  # not only in their sections
     if not close:
         near = difflib.get_close_matches(last.replace("-", "_"), by_last_part, n=1, cutoff=0.9 if section else 0.7)
         close = [by_last_part[part] for part in near]
     return f"; did you mean {prefix}{bare[close[0]]}?" if close else ""
+
+
+def _alike(word: str, other: str) -> bool:
+    return difflib.SequenceMatcher(None, word, other).ratio() >= 0.6
