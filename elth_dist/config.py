@@ -1,54 +1,69 @@
 """The whole configuration of a run: a YAML file, then `--section.option value` from the command line.
 
-No torch is imported here: a mistake is found in a moment, and plans are made where no torch is installed.
+No torch is imported here: a mistake is answered at once, and plans are made where no torch is installed.
 """
 
 import argparse
-import difflib
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, NamedTuple, Self, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import Field, ValidationError, model_validator
 
+from elth_dist.commandline import mistakes, overrides
+from elth_dist.commandline.help import help_text
+from elth_dist.commandline.mistakes import nearest
+from elth_dist.commandline.overrides import Overrides, Parser
+from elth_dist.commandline.tree import item_at, locate, option_names
 from elth_dist.data import Data
 from elth_dist.engines.options import EngineOptions
 from elth_dist.errors import UserError
 from elth_dist.jobs.methods import AnyMethod
 from elth_dist.jobs.setting import Setting
 from elth_dist.models.options import ModelOptions
+from elth_dist.options import Options
+from elth_dist.plugins import load_plugins
+from elth_dist.runtime.launcher import launcher_ranks
 from elth_dist.runtime.options import RunOptions
 from elth_dist.training.options import TrainOptions
+from elth_dist.yaml_files import read_yaml
 
-_PROGRAM = "python -m elth_dist.train"
+__all__ = [
+    "CommandLine",
+    "Config",
+    "explain",
+    "is_typed",
+    "merge",
+    "nearest",
+    "option_names",
+    "read_config",
+    "read_overrides",
+    "read_yaml",
+]
 
 
-class Config(BaseSettings):
+class Config(Options):
     """Every option of a run. Sections belong to the folders that use them."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(default=0, description="of initialisation and data order")
-    data_seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = Field(
-        default=None, description="of the data order after the rewind step; null: `seed`"
+    plugins: tuple[str, ...] = Field(
+        default=(),
+        description="modules that register methods, datasets and so on: my_package.criteria, or the path of a file; "
+        "installed packages that announce theirs are loaded anyway",
     )
-    model: ModelOptions
-    data: Data
-    train: TrainOptions = TrainOptions()
-    method: AnyMethod
-    engine: EngineOptions = EngineOptions()
-    run: RunOptions = RunOptions()
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(
+        default=0, description="seed of the initialisation and of the data order"
+    )
+    data_seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = Field(
+        default=None, description="seed of the data order after the rewind step; null: as `seed`"
+    )
+    model: ModelOptions = Field(description="which network, and how it is initialised")
+    data: Data = Field(description="which images, how they are read and augmented")
+    train: TrainOptions = Field(default=TrainOptions(), description="length, batch, learning rate, precision")
+    method: AnyMethod = Field(description="what the run does")
+    engine: EngineOptions = Field(default=EngineOptions(), description="how a step is executed on many devices")
+    run: RunOptions = Field(default=RunOptions(), description="where the run is written")
 
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
@@ -74,18 +89,6 @@ class Config(BaseSettings):
         """The resolved configuration, every default written out; reading it back gives the same configuration."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what read_config() merged: no environment variables."""
-        return (init_settings,)
-
 
 class CommandLine(NamedTuple):
     """What a command line asks for."""
@@ -95,163 +98,109 @@ class CommandLine(NamedTuple):
 
 
 def read_config(arguments: Sequence[str] | None = None) -> CommandLine:
-    """The configuration that a command line describes.
+    """Read the configuration that a command line describes.
 
     Raises:
         UserError: naming the option or file, what is wrong with it, and the nearest valid name of an unknown one.
-        SystemExit: after --help.
+        SystemExit: after --help, which rank 0 prints.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = Parser(add_help=False)
     parser.add_argument("--config")
     parser.add_argument("--print-config", action="store_true")
-    try:
-        own, rest = parser.parse_known_args(list(sys.argv[1:] if arguments is None else arguments))
-    except argparse.ArgumentError:
-        raise UserError("--config: needs the path of a YAML file") from None
-    overrides = read_overrides(rest)
-    merged = merge(read_yaml(Path(own.config)) if own.config else {}, overrides)
-    run = merged.setdefault("run", {})
-    if isinstance(run, dict) and run.get("name") is None and own.config:
-        run["name"] = Path(own.config).stem
+    parser.add_argument("--help", "-h", action="store_true")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[-1:] == ["--config"]:
+        raise UserError("--config: needs the path of a YAML file")
+    own, rest = parser.parse_known_args(given)
+    base = _read_file(own)
+    over = read_overrides(rest, base)
+    merged = merge(base, over)
+    if own.help:
+        if launcher_ranks()[0] == 0:
+            print(help_text(Config, merged), end="")
+        raise SystemExit(0)
     try:
         config = Config(**merged)
     except ValidationError as error:
-        raise UserError(explain(error, overrides, own.config)) from None
+        raise UserError(explain(error, over, own.config if _is_files(error, base, over) else None, merged)) from None
     return CommandLine(config, own.print_config)
 
 
-def read_yaml(path: Path, option: str = "--config") -> dict[str, Any]:
-    """The sections of a YAML file. UserError naming `option`, the file and the place of a mistake."""
-    try:
-        found = yaml.load(path.read_text(), _Loader)
-    except FileNotFoundError:
-        raise UserError(f"{option}: no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{option}: cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{option}: {path}{where}: no valid YAML: {getattr(error, 'problem', error)}") from None
-    if found is None:
+def _read_file(own: argparse.Namespace) -> dict[str, Any]:
+    """The sections of the file that `own.config` names; the run has the file's name unless they say another."""
+    if own.config is None:
         return {}
-    if not isinstance(found, dict):
-        raise UserError(f"{option}: {path}: holds a {type(found).__name__}, not sections of options")
-    for name in found:
-        if not isinstance(name, str):
-            raise UserError(f"{option}: {path}: {name!r} is no name of a section of options; quote it if it is meant")
-    return found
+    path = Path(own.config)
+    base = read_yaml(path)
+    if {"recipe", "experiments"} <= base.keys():
+        raise UserError(f"--config: {path} describes a sweep; run it with python launch/sweep.py {path}")
+    run = base.setdefault("run", {})
+    if isinstance(run, dict) and run.get("name") is None:
+        base["run"] = {**run, "name": path.stem}
+    return base
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 but for its base 60, in which the time 4:00:00 is the number 14400."""
+def read_overrides(arguments: Sequence[str], base: Mapping[str, Any] | None = None) -> Overrides:
+    """`--section.option value` as nested sections, not yet checked. Loads plugins, those that `base` names first.
 
+    Args:
+        arguments: of the command line.
+        base: what the file says.
 
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"),
-    list("-+.0123456789"),
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
-
-
-def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """`--section.option value` as nested sections, not yet checked. UserError for an option that does not exist."""
-    try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
-            Config,
-            cli_parse_args=list(arguments),
-            cli_exit_on_error=False,
-            cli_prog_name=f"{_PROGRAM} [--config FILE] [--print-config]",
-            cli_avoid_json=True,
-            cli_parse_none_str="null",
-        )
-        found: dict[str, Any] = source()
-    except SettingsError as error:
-        raise UserError(_explain_arguments(str(error), arguments)) from None
-    return found
-
-
-def _explain_arguments(message: str, arguments: Sequence[str]) -> str:
-    known = {f"--{name}" for name in option_names(Config)} | {"--config", "--print-config", "--help"}
-    for argument in arguments:
-        name = argument.split("=")[0]
-        if argument.startswith("--") and name not in known:
-            return f"{name}: no such option{nearest(name, known)}"
-    if "unrecognized arguments: " in message:
-        return f"{message.split(': ')[-1]}: not understood; write --section.option value"
-    return message.removeprefix("error parsing CLI: ")
+    Raises:
+        UserError: an option that does not exist, or a plugin that cannot be loaded.
+    """
+    base = base or {}
+    parser = Parser(add_help=False)
+    parser.add_argument("--plugins")
+    text = parser.parse_known_args(arguments)[0].plugins
+    added = [] if text is None else [name.strip() for name in text.strip("[]").split(",") if name.strip()]
+    listed = base.get("plugins") or []
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise UserError(f"plugins: {listed!r} is no list of modules; write [my_package.criteria, path/to/file.py]")
+    names = list(dict.fromkeys([*listed, *added]))
+    load_plugins(names)
+    read = overrides.read_overrides(arguments, Config, base)
+    if added:
+        read["plugins"] = names
+    return read
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of options with others over them. Another method than `base`'s takes over none of its options."""
-    merged = dict(base)
-    chosen, method = over.get("method"), base.get("method")
-    if isinstance(chosen, dict) and isinstance(method, dict) and chosen.get("name") not in (None, method.get("name")):
-        merged.pop("method")
-    for name, value in over.items():
-        old = merged.get(name)
-        merged[name] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+    """Sections of options with others over them. A kind that replaces another takes over none of its options."""
+    return overrides.merge(base, over, [Config])
 
 
-def option_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all options below a model, those of every alternative of a union too."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        for nested in _models_in(field.annotation):
-            yield from option_names(nested, f"{prefix}{name}.")
+def explain(
+    error: ValidationError, over: Mapping[str, Any], file: str | None, given: Mapping[str, Any] | None = None
+) -> str:
+    """The first mistake that pydantic names in a configuration, as `option: what is wrong`.
+
+    Args:
+        error: of a Config.
+        over: what the command line says; see read_overrides().
+        file: the file that has the mistake; None: the command line has it, or the caller names the file.
+        given: what was refused: the file's sections with the command line's over them.
+    """
+    typed = over.typed if isinstance(over, Overrides) else {}
+    return mistakes.explain(error, Config, given=over if given is None else given, typed=typed, file=file)
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, UnionType, Annotated, tuple):
-        return [model for part in get_args(annotation) for model in _models_in(part)]
-    return []
+def is_typed(error: ValidationError, over: Mapping[str, Any]) -> bool:
+    """Whether the first mistake is in a value that the command line gives."""
+    path, _ = locate(error.errors(include_url=False, include_input=False)[0]["loc"], Config, over)
+    value = item_at(over, path)
+    return value is not None and not isinstance(value, Mapping)
 
 
-def explain(error: ValidationError, overrides: Mapping[str, Any], file: str | None) -> str:
-    """The first problem that pydantic found, as `option: what is wrong`, with the nearest valid name if it helps."""
-    first = error.errors(include_url=False)[0]
-    parts = [str(part) for part in first["loc"]]
-    option = ".".join(parts)
-    where = f" (in {file})" if file and not _holds(overrides, parts) else ""
-    message = first["msg"].removeprefix("Value error, ")
-    match first["type"]:
-        case "extra_forbidden":
-            return f"{option}: no such option{where}{nearest(option, set(option_names(Config)))}"
-        case "missing":
-            return f"{option}: is required{where}; give it in the file or as --{option}"
-        case "kind_missing" | "kind_unknown":
-            return f"{option}.name: {message}{where}"
-        case "kind_form":
-            return f"{option}: {message}{where}"
-        case "value_error":  # our own validators, which name the value
-            return f"{option}: {message}{where}" if option else f"{message}{where}"
-        case _:
-            return f"{option}: {message}, got {first['input']!r}{where}"
-
-
-def _holds(nested: Any, path: Sequence[str]) -> bool:
-    for part in path:
-        if not isinstance(nested, Mapping) or part not in nested:
-            return False
-        nested = nested[part]
-    return True
-
-
-def nearest(name: str, known: set[str]) -> str:
-    """'; did you mean ...?': the nearest whole dotted name, or else the nearest last part; empty if nothing is near."""
-    plain = ".".join(part for part in name.split(".") if not part.isdigit())
-    close = difflib.get_close_matches(plain, sorted(known), n=1, cutoff=0.75)
-    if not close:
-        by_last_part = {option.rsplit(".", 1)[-1]: option for option in sorted(known)}
-        last = plain.rsplit(".", 1)[-1].lstrip("-")
-        close = [by_last_part[found] for found in difflib.get_close_matches(last, by_last_part, n=1, cutoff=0.7)]
-    return f"; did you mean {close[0]}?" if close else ""
+def _is_files(error: ValidationError, base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    """Whether the first mistake is in the file: it is there without the command line, which does not say it as well."""
+    if is_typed(error, over):
+        return False
+    first = error.errors(include_url=False, include_input=False)[0]
+    try:
+        Config(**base)
+    except ValidationError as alone:
+        same = [(other["loc"], other["msg"]) for other in alone.errors(include_url=False, include_input=False)]
+        return (first["loc"], first["msg"]) in same
+    return False

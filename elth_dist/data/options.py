@@ -45,14 +45,14 @@ class DataOptions(Options):
     )
     root: Path | None = Field(
         default=None,
-        description="folder of the dataset (a moved dataset is the same dataset: its contents count, not its place)",
+        description="folder of the dataset; its contents count, not its place: a moved dataset is the same",
         json_schema_extra=NO_EFFECT,
     )
     image_size: Annotated[int, Field(ge=4, le=4096)] = Field(
-        default=224, description="height and width of what the network sees, in pixels"
+        default=224, description="height and width of the network's input, pixels"
     )
     resize: Annotated[int, Field(ge=4, le=8192)] = Field(
-        default=256, description="shorter side before the central crop of evaluation, in pixels"
+        default=256, description="shorter side before the central crop of evaluation, pixels"
     )
     augment: Literal["resized_crop", "pad_crop", "none"] = Field(
         default="resized_crop",
@@ -63,38 +63,44 @@ class DataOptions(Options):
         default=(0.08, 1.0), description="resized_crop: range of the crop's area as a fraction of the image's"
     )
     ratio: tuple[float, float] = Field(
-        default=(3 / 4, 4 / 3), description="resized_crop: range of the crop's width / height"
+        default=(3 / 4, 4 / 3), description="resized_crop: range of the crop's width divided by its height"
     )
-    pad: Annotated[int, Field(ge=0, le=1024)] = Field(default=4, description="pad_crop: black pixels on each side")
+    pad: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=4, description="pad_crop: black border on each side, pixels"
+    )
     flip: bool = Field(default=True, description="mirror every second training image at random")
-    mean: Channels = Field(default=(0.485, 0.456, 0.406), description="subtracted from R, G, B (images in [0, 1])")
-    std: Channels = Field(default=(0.229, 0.224, 0.225), description="then divided by this")
+    mean: Channels = Field(
+        default=(0.485, 0.456, 0.406), description="mean of R, G, B, subtracted from images in [0, 1]"
+    )
+    std: Channels = Field(
+        default=(0.229, 0.224, 0.225), description="standard deviation of R, G, B, which images are then divided by"
+    )
     num_classes: Annotated[int, Field(ge=2, le=1 << 20)] | None = Field(
-        default=None, description="synthetic only: how many classes"
+        default=None, description="synthetic only: number of classes"
     )
     num_train: Annotated[int, Field(ge=1, le=1 << 32)] | None = Field(
-        default=None, description="synthetic only: training samples"
+        default=None, description="synthetic only: number of training samples"
     )
     num_val: Annotated[int, Field(ge=1, le=1 << 32)] | None = Field(
-        default=None, description="synthetic only: validation samples"
+        default=None, description="synthetic only: number of validation samples"
     )
     verify: Literal["off", "decode"] = Field(
         default="off",
-        description="decode: decode every image once before anything else, and name those that do not (dali loader; "
+        description="decode: decode every image once before the run and name those that fail (dali loader; "
         "resident decodes all of them anyway)",
         json_schema_extra=NO_EFFECT,
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None,
-        description="CPU threads a rank for decoding; null: this host's cores shared by its ranks, at most 16",
+        description="CPU threads per rank for decoding; null: this host's cores divided by its ranks, at most 16",
         json_schema_extra=NO_EFFECT,
     )
     prefetch: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=2, description="batches that dali prepares ahead", json_schema_extra=NO_EFFECT
+        default=2, description="batches that dali prepares in advance", json_schema_extra=NO_EFFECT
     )
     hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.65,
-        description="share of JPEGs for the GPU's hardware decoder, if it has one (pixels may differ in the last bit)",
+        description="fraction of JPEGs for the GPU's hardware decoder, if any; pixels may differ in the last bit",
     )
 
     @model_validator(mode="before")

@@ -67,22 +67,21 @@ class EngineOptions(Options):
     )
     zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(
         default=2,
-        description="what deepspeed shares out over ranks: 0 nothing, 1 optimizer state, 2 gradients too, "
-        "3 weights too",
+        description="what deepspeed shards over ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too",
     )
     deepspeed_config: Annotated[dict[str, Any] | str | None, BeforeValidator(_read_json)] = Field(
         default=None,
-        description="a DeepSpeed JSON file, or what would be in it: how ZeRO works; it may not contradict our options",
+        description="a DeepSpeed JSON file, or its content: how ZeRO works; it must not contradict the other options",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: a GPU a rank where there is one", json_schema_extra=NO_EFFECT
+        default="auto", description="auto: one GPU per rank if there are any, else the CPU", json_schema_extra=NO_EFFECT
     )
     bucket_mib: Annotated[float, Field(gt=0, le=4096)] = Field(
-        default=25.0, description="size of the buckets that gradients are reduced in, MiB", json_schema_extra=NO_EFFECT
+        default=25.0, description="size of the buckets in which gradients are reduced, MiB", json_schema_extra=NO_EFFECT
     )
     timeout_minutes: Annotated[float, Field(gt=0, le=1440)] = Field(
         default=30.0,
-        description="how long a rank may wait for another, or make no progress, before the run stops",
+        description="time that a rank may wait for another, or make no progress, before the run stops, minutes",
         json_schema_extra=NO_EFFECT,
     )
 

@@ -41,8 +41,8 @@ class ModelOptions(Options):
     arch: ArchName = Field(description=f"the network: {', '.join(name_forms())}")
     init: Init = Field(
         default="paper",
-        description="'paper': Kaiming normal (fan-in) on conv and fc weights, BatchNorm gamma uniform in [0, 1), as "
-        "E-LTH; 'torchvision': as torchvision's own constructors (timm/NAME: as timm's)",
+        description="paper: Kaiming normal (fan-in) for conv and fc weights, BatchNorm gamma uniform in [0, 1), as in "
+        "E-LTH; torchvision: as its constructors do (timm/NAME: as timm's)",
     )
     weights: Annotated[str, AfterValidator(_readable)] | None = Field(
         default=None,

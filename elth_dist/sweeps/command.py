@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from elth_dist.commandline.mistakes import explain
+from elth_dist.commandline.overrides import Parser
 from elth_dist.config import read_overrides
 from elth_dist.errors import UserError
 from elth_dist.runtime.files import reason
@@ -42,43 +44,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> "None":  # type: ignore[override] # never returns, as argparse's own
-        raise UserError(message)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="launch/sweep.py",
+        usage="launch/sweep.py FILE [ACTION] [--cluster CLUSTER] [OPTION ...]",
         description="Expand a sweep file to a graph of jobs, each once, and do them.",
-        epilog="Other options, as --train.epochs 2, are those of a run, for all runs of the sweep.",
-        allow_abbrev=False,
+        epilog="Options of a run, such as --train.epochs 2, apply to all runs of the sweep; "
+        "python -m elth_dist.train --help lists them.",
     )
-    parser.add_argument("file", type=Path, help="a sweep file, such as configs/sweeps/quickstart.yaml")
-    parser.add_argument("action", choices=_ACTIONS, help="what to do; default submit")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a sweep file, such as configs/sweeps/quickstart.yaml")
+    parser.add_argument("action", choices=_ACTIONS, metavar="ACTION", help=f"{', '.join(_ACTIONS)} (default: submit)")
     parser.add_argument(
-        "--cluster", choices=["slurm", "local", "debug"], help="where; local: this machine; debug: here"
+        "--cluster",
+        choices=["slurm", "local", "debug"],
+        help="where jobs run; local: processes on this machine; debug: this process",
     )
-    parser.add_argument("--dir", type=Path, help="where everything is written; default runs/sweeps/NAME")
-    parser.add_argument("--dry-run", action="store_true", help="show the plan and what it costs; write nothing")
-    parser.add_argument("--retry-failed", action="store_true", help="do failed jobs again, and what they blocked")
-    parser.add_argument("--max-parallel", type=_positive, help="slurm: jobs of an array that run at once")
-    parser.add_argument("--workers", type=_positive, help="local: jobs at once; default one a GPU, or by needs.cpus")
-    parser.add_argument("--images-per-second", type=_rate, help="of one GPU, for the prediction of GPU-hours")
+    parser.add_argument("--dir", type=Path, help="folder that everything is written to (default: runs/sweeps/NAME)")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and its cost; write nothing")
+    parser.add_argument("--retry-failed", action="store_true", help="repeat failed jobs and those they blocked")
+    parser.add_argument("--max-parallel", type=_positive, help="slurm: jobs per array that run at once")
+    parser.add_argument(
+        "--workers", type=_positive, help="local: jobs at once (default: one per GPU, or by needs.cpus)"
+    )
+    parser.add_argument("--images-per-second", type=_rate, help="training speed per GPU, to predict GPU-hours")
     parser.add_argument("--once", action="store_true", help="status: show the table once, also on a terminal")
     needs = parser.add_argument_group("what a training asks of the cluster, over the file's `needs`")
     for name in _NEEDS:
-        needs.add_argument(f"--{name}", help=Needs.model_fields[name].description)
+        described = (Needs.model_fields[name].description or "").replace("%", "%%")
+        needs.add_argument(f"--{name}", metavar=name.upper(), help=described)
     return parser
 
 
 def _with_action(arguments: Sequence[str]) -> list[str]:
-    """The command line with its action right after the file, where argparse cannot mistake it for another's value."""
+    """The command line with its action right after the file, where argparse cannot mistake it for another's value.
+
+    UserError unless a file comes first.
+    """
+    asks_help = bool({"--help", "-h"} & set(arguments[:1]))
+    if not asks_help and (not arguments or arguments[0].startswith("-") or arguments[0] in _ACTIONS):
+        raise UserError("FILE: is missing; write launch/sweep.py FILE [ACTION] [--cluster CLUSTER] [OPTION ...]")
     for place, word in enumerate(arguments[1:], start=1):
         before = arguments[place - 1]
         if word in _ACTIONS and (not before.startswith("--") or "=" in before or before in _FLAGS):
             return [arguments[0], word, *arguments[1:place], *arguments[place + 1 :]]
-    return [*arguments[:1], *([] if arguments[:1] in (["--help"], ["-h"]) else ["submit"]), *arguments[1:]]
+    return [*arguments[:1], *([] if asks_help else ["submit"]), *arguments[1:]]
 
 
 def _positive(text: str) -> int:
@@ -125,14 +134,12 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _needs(sweep: Sweep, given: dict[str, str]) -> Needs:
+    needs = {**sweep.options.needs.model_dump(), **given}
     try:
-        return Needs(**{**sweep.options.needs.model_dump(), **given})
+        return Needs(**needs)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(
-            f"--{first['loc'][0]}: {message}, got {first['input']!r}" if first["loc"] else message
-        ) from None
+        dashes = "--" if error.errors()[0]["loc"] else ""
+        raise UserError(f"{dashes}{explain(error, Needs, given=needs)}") from None
 
 
 def _dry_run(sweep: Sweep, folder: SweepFolder, given: float | None) -> int:
@@ -254,3 +261,7 @@ def _here(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], where: _Where,
     if cluster == "debug":
         return run_in_process(sweep, folder, todo)
     return LocalPool(sweep, folder, workers=where.workers, gpus=where.gpus, ranks=where.ranks).run(todo)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,25 +30,28 @@ def _minutes(value: Any) -> Any:
 class Needs(Options):
     """What one training asks of the cluster. Jobs that train nothing ask for one task."""
 
-    nodes: Annotated[int, Field(ge=1, le=4096)] = 1
-    gpus: Annotated[int, Field(ge=0, le=64)] = Field(default=1, description="a node; one task each; 0: no GPU")
+    nodes: Annotated[int, Field(ge=1, le=4096)] = Field(default=1, description="number of nodes")
+    gpus: Annotated[int, Field(ge=0, le=64)] = Field(default=1, description="GPUs per node, one task each; 0: none")
     tasks: Annotated[int, Field(ge=1, le=256)] | None = Field(
-        default=None, description="processes a node; null: one a GPU"
+        default=None, description="processes per node; null: one per GPU"
     )
-    cpus: Annotated[int, Field(ge=1, le=1024)] = Field(default=8, description="a task")
-    memory: Annotated[float, Field(gt=0)] | None = Field(default=None, description="GB a node; null: the cluster's own")
+    cpus: Annotated[int, Field(ge=1, le=1024)] = Field(default=8, description="CPU cores per task")
+    memory: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="memory per node, GB; null: the cluster's default"
+    )
     time: Annotated[int, BeforeValidator(_minutes), Field(ge=1)] = Field(
-        default=1440, description="limit of one stay: minutes, or as in SLURM; longer jobs are requeued and go on"
+        default=1440,
+        description="time limit of one stay, minutes or as SLURM writes it; longer jobs are requeued and continue",
     )
     notice: Annotated[int, Field(ge=10, le=3600)] = Field(
-        default=180, description="seconds before the time limit at which a job is told to save and to requeue itself"
+        default=180, description="time before the limit at which a job saves and requeues itself, seconds"
     )
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: str | None = Field(default=None, description="SLURM's partition; null: the cluster's default")
+    account: str | None = Field(default=None, description="SLURM's account; null: the user's default")
+    qos: str | None = Field(default=None, description="SLURM's quality of service; null: the cluster's default")
+    constraint: str | None = Field(default=None, description="features that SLURM's nodes must have; null: none")
     setup: tuple[str, ...] = Field(
-        default=(), description="shell lines before a job: modules, NCCL and network settings"
+        default=(), description="shell lines that run before each job: modules, NCCL and network settings"
     )
 
     @model_validator(mode="after")
@@ -96,21 +99,24 @@ def said_by_the_file(overrides: Mapping[str, Any]) -> dict[str, str]:
 class Experiment(Options):
     """Methods on networks. Each method runs on each source; what IMP finds there goes to each target."""
 
-    sources: Annotated[tuple[ArchName, ...], Field(min_length=1)] = Field(description="networks that methods run on")
+    sources: Annotated[tuple[ArchName, ...], Field(min_length=1)] = Field(
+        description="networks that the methods run on"
+    )
     targets: tuple[ArchName, ...] = Field(
-        default=(), description="networks that IMP's tickets are transferred to; a source's ticket stays off itself"
+        default=(), description="networks that IMP's tickets are transferred to, each but its own source"
     )
     transfers: tuple[dict[str, Any], ...] = Field(
-        default=({},), description="how tickets go to each target: options of a transfer (order, units, controls, ...)"
+        default=({},),
+        description="options of the transfers to each target (order, units, controls, ...), one entry per way",
     )
     methods: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = Field(
-        default=({},), description="options over those of the recipe's method, or other methods whole"
+        default=({},), description="options over the recipe's method, or whole other methods"
     )
-    seeds: tuple[_Seed, ...] | None = Field(default=None, description="instead of the sweep's")
+    seeds: tuple[_Seed, ...] | None = Field(default=None, description="seeds of these runs; null: the sweep's")
     data_seeds: tuple[_Seed, ...] | None = Field(
         default=None, description="data orders after the rewind step for each seed; null: the seed's own"
     )
-    overrides: dict[str, Any] = Field(default={}, description="sections of options over the recipe and the sweep's own")
+    overrides: dict[str, Any] = Field(default={}, description="sections of options over the recipe's and the sweep's")
 
     @model_validator(mode="after")
     def _targets_differ(self) -> Self:
@@ -128,14 +134,19 @@ class SweepOptions(Options):
 
     recipe: str = Field(description="a run's configuration file, relative to the sweep file: data, training, method")
     overrides: dict[str, Any] = Field(
-        default={}, description="sections of options over the recipe's, for all experiments"
+        default={}, description="sections of options over the recipe's for all experiments"
     )
-    seeds: Annotated[tuple[_Seed, ...], Field(min_length=1)] = (0,)
-    experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[_Seed, ...], Field(min_length=1)] = Field(
+        default=(0,), description="seeds of every experiment's runs"
+    )
+    experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)] = Field(
+        description="networks with the methods that run on them"
+    )
     images_per_second: dict[ArchName, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="training speed of one GPU by network, for predictions; measured ones take precedence"
+        default={},
+        description="training speed per GPU by network, images/s, for predictions; measured speeds take precedence",
     )
-    needs: Needs = Needs()
+    needs: Needs = Field(default=Needs(), description="what one training asks of the cluster")
 
     @model_validator(mode="after")
     def _overrides_are_heard(self) -> Self:

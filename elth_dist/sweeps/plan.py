@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from elth_dist.config import Config, explain, merge, nearest, option_names, read_yaml
+from elth_dist.commandline import mistakes
+from elth_dist.config import Config, explain, is_typed, merge, read_yaml
 from elth_dist.errors import UserError
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.plan import Plan, make_plan
@@ -59,17 +60,13 @@ class Sweep:
 
 def read_sweep(path: Path) -> SweepOptions:
     """A sweep file, checked for itself. UserError, one line."""
+    sections = read_yaml(path, "sweep file")
+    if "recipe" not in sections and {"model", "method"} & sections.keys():
+        raise UserError(f"{path}: is a run's configuration; run it with python -m elth_dist.train --config {path}")
     try:
-        return SweepOptions(**read_yaml(path, "sweep file"))
+        return SweepOptions(**sections)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = set(option_names(SweepOptions))
-            raise UserError(f"{path}: {option}: no such option{nearest(option, known)}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        got = "" if first["type"] in ("value_error", "missing") else f", got {first['input']!r}"
-        raise UserError(f"{path}: {option}: {message}{got}") from None
+        raise UserError(f"{path}: {mistakes.explain(error, SweepOptions, given=sections)}") from None
 
 
 def plan_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
@@ -155,4 +152,5 @@ def _config(merged: dict[str, Any], path: Path, where: str, overrides: Mapping[s
     try:
         return Config(**merged)
     except ValidationError as error:
-        raise UserError(f"{path}: {where}{explain(error, overrides, None)}") from None
+        place = "" if is_typed(error, overrides) else f"{path}: {where}"
+        raise UserError(f"{place}{explain(error, overrides, None, merged)}") from None

@@ -14,20 +14,23 @@ _Unit = Annotated[int, Field(ge=0)]
 class TransferOptions(Options):
     """To which network a ticket is transferred, and which of its units go where."""
 
-    to: ArchName = Field(description="the target network, of the ticket's family")
+    to: ArchName = Field(description="target network, of the ticket's family")
     order: Order = Field(
-        default="interpolate", description="how stages grow: 'interpolate' copies in place, 'append' whole runs again"
+        default="interpolate",
+        description="how stages grow: interpolate: each copy follows its unit; append: copies follow as whole runs",
     )
     squeeze: Squeeze = Field(
-        default="first", description="which units shrinking stages keep: the 'first', the 'last', or 'strided'"
+        default="first", description="which units shrinking stages keep: first, last, or strided (evenly spaced)"
     )
     units: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        default=None, min_length=1, description="copy only these units of growing stages; 0 is invariant; default all"
+        default=None,
+        min_length=1,
+        description="units of growing stages that are copied, by number (0 is invariant); null: all",
     )
     plan: str | tuple[tuple[_Unit, ...], ...] | None = Field(
         default=None,
-        description="the whole plan instead: for each stage the source unit of every target unit, or the text form "
-        "'0:0;1:1,2' (source:targets, '|' between stages); one stage stands for all of a CIFAR ResNet",
+        description="the plan itself, in place of these rules: for each stage the source unit of every target unit, or "
+        "as text: '0:0;1:1,2' (source:targets, '|' between stages); one stage stands for all of a CIFAR ResNet",
     )
 
     @model_validator(mode="after")

@@ -19,54 +19,71 @@ class TrainOptions(Options):
     Defaults are the paper's CIFAR-10 ResNet recipe (E-LTH, section 4).
     """
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(default=160, description="length of a whole training")
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(default=160, description="length of a training, epochs")
     global_batch: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
-        default=128, description="samples an optimizer step, over all ranks and micro-batches"
+        default=128, description="samples per optimizer step, over all ranks and micro-batches"
     )
     accumulate: Annotated[int, Field(ge=1, le=4096)] = Field(
-        default=1, description="micro-batches an optimizer step on each rank"
+        default=1, description="micro-batches per optimizer step on each rank"
     )
-    lr: Annotated[float, Field(gt=0, le=1000)] = Field(default=0.1, description="highest learning rate")
+    lr: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=0.1, description="highest learning rate, after the warm-up"
+    )
     lr_batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="the global batch that `lr` is meant for: lr is scaled by global_batch / lr_batch; null: as is",
+        description="global batch that `lr` is meant for, samples: scales lr by global_batch / lr_batch; null: as is",
     )
-    schedule: Literal["step", "cosine"] = Field(default="step", description="decay of the learning rate")
+    schedule: Literal["step", "cosine"] = Field(
+        default="step",
+        description="decay of the learning rate: step: by `gamma` at `milestones`; cosine: to 0 at the end",
+    )
     milestones: tuple[Step, ...] = Field(
         default=(Step.parse("80ep"), Step.parse("120ep")),
-        description="where `step` multiplies the learning rate by gamma; points past the end are never reached",
+        description="steps at which the schedule `step` multiplies the learning rate by `gamma`",
     )
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(default=0.1, description="factor at each milestone")
-    warmup: Step = Field(default=Step.parse(0), description="linear warm-up from 0 up to here")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.1, description="factor of the learning rate at each milestone"
+    )
+    warmup: Step = Field(default=Step.parse(0), description="step up to which the learning rate rises linearly from 0")
     optimizer: Annotated[Optimizer, OneOf("optimizer", lambda: registry.optimizers)] = Field(
-        default=Sgd(), description="a name, or a name with options"
+        default=Sgd(), description="optimizer: a name, or a name with options"
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="of sgd")
-    nesterov: bool = Field(default=False, description="sgd with Nesterov's momentum")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="momentum of sgd; 0: none")
+    nesterov: bool = Field(default=False, description="Nesterov's momentum in sgd")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=1e-4, description="sgd adds it to the gradient, times the weight; adamw shrinks weights by lr times it"
+        default=1e-4,
+        description="sgd: factor of the weights that is added to their gradients (L2); adamw: each step shrinks "
+        "weights by lr times it; 0: none",
     )
     decay: Literal["all", "weights"] = Field(
         default="all",
-        description="what weight decay acts on: all parameters (the paper), or those of two or more dimensions "
-        "(no biases, no parameters of BatchNorm and LayerNorm)",
+        description="what weight decay acts on: all: every parameter (the paper); weights: parameters of two or more "
+        "dimensions (no biases, no parameters of BatchNorm and LayerNorm)",
     )
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    precision: Precision = Field(default="fp32", description="compute type of forward and backward (torch.amp)")
-    sync_bn: bool = Field(default=False, description="BatchNorm statistics over all ranks' samples at every step")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="probability that a target spreads evenly over all classes; 0: none"
+    )
+    precision: Precision = Field(default="fp32", description="number format of forward and backward (torch.amp)")
+    sync_bn: bool = Field(
+        default=False, description="compute BatchNorm statistics over all ranks' samples at every step"
+    )
     deterministic: bool = Field(
-        default=False, description="bit-reproducible kernels on GPUs too (slower); on CPUs runs always are"
+        default=False, description="bit-reproducible kernels on GPUs (slower); runs on CPUs are always reproducible"
     )
-    compile: bool = Field(default=False, description="torch.compile the network")
+    compile: bool = Field(default=False, description="compile the network with torch.compile")
     eval_every: Annotated[int, Field(ge=1)] = Field(default=1, description="epochs from one evaluation to the next")
     eval_batch: Annotated[int, Field(ge=1, le=1 << 16)] = Field(
-        default=250, description="validation samples a rank holds at once", json_schema_extra=NO_EFFECT
+        default=250, description="validation samples per batch and rank", json_schema_extra=NO_EFFECT
     )
     log_every: Annotated[int, Field(ge=1)] = Field(
-        default=50, description="optimizer steps between two readings of the metrics", json_schema_extra=NO_EFFECT
+        default=50,
+        description="optimizer steps from one reading of the metrics to the next",
+        json_schema_extra=NO_EFFECT,
     )
     checkpoint_every: Step = Field(
-        default=Step.parse("1ep"), description="steps between two checkpoints; 0: none", json_schema_extra=NO_EFFECT
+        default=Step.parse("1ep"),
+        description="interval of checkpoints: 1ep (epochs), 500it (optimizer steps); 0: none",
+        json_schema_extra=NO_EFFECT,
     )
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ class DynamicJob(NetworkJob):
     data_order: str
     update: AnyMaskUpdate
     density: float | None = Field(default=None, description="kept fraction, where no ticket is matched")
-    path: str | None = Field(default=None, description="a ticket file from elsewhere, in the place of the input `like`")
+    path: str | None = Field(default=None, description="ticket file from outside the run, in place of the input `like`")
 
     @property
     def file(self) -> str | None:

@@ -34,7 +34,7 @@ class PruneJob(NetworkJob):
 
     criterion: AnyCriterion
     density: float | None = Field(default=None, description="kept fraction, where no ticket is matched")
-    path: str | None = Field(default=None, description="a ticket file from elsewhere, in the place of the input `like`")
+    path: str | None = Field(default=None, description="ticket file from outside the run, in place of the input `like`")
     copies: bool = Field(
         default=False, description="prune only the layers that a transfer made as copies; elsewhere as `like`"
     )

@@ -26,9 +26,9 @@ class AtDensity(Method):
     """A method for one density: a number, or that of a ticket file."""
 
     density: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="kept fraction of the prunable weights"
+        default=None, description="kept fraction of the prunable weights, in (0, 1]; give either density or like"
     )
-    like: str | None = Field(default=None, description="or a ticket file, whose density is matched")
+    like: str | None = Field(default=None, description="ticket file whose density is reached")
 
     @model_validator(mode="after")
     def _one_density(self) -> Self:
@@ -44,7 +44,7 @@ class AtDensity(Method):
 class PrunedMethod(AtDensity):
     """Prune a network at its rewinding weights, then train it (E-LTH, section 4: pruning at theta_r)."""
 
-    rewind: Step = Field(default=Step.parse("1000it"), description="where it is pruned: '5ep', '1000it' or 0")
+    rewind: Step = Field(default=Step.parse("1000it"), description="step at which the network is pruned")
 
     @property
     def criterion(self) -> Criterion:

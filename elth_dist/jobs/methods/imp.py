@@ -23,9 +23,11 @@ from elth_dist.tickets.options import TransferOptions
 class TransferBranch(TransferOptions):
     """A ticket of the run, transferred to another depth and trained there."""
 
-    level: Annotated[int, Field(ge=0)] | None = Field(default=None, description="ticket of this level; null: the last")
+    level: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="level whose ticket is transferred; null: the last"
+    )
     controls: tuple[AnyControl, ...] = Field(
-        default=(), description="next to it, on the target and at its density: names, or objects with name and options"
+        default=(), description="experiments on the target at the ticket's density: names, or names with options"
     )
 
     @property
@@ -39,19 +41,21 @@ class ImpMethod(Method):
     """Iterative magnitude pruning with rewinding (Frankle et al. 2019; E-LTH section 3), and what grows out of it."""
 
     name: Literal["imp"] = "imp"
-    levels: Annotated[int, Field(ge=0, le=100)] = Field(default=10, description="prunings; there is one training more")
-    prune_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.2, description="fraction of the remaining weights that is pruned after each level"
+    levels: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=10, description="number of prunings; there is one more training"
     )
-    rewind: Step = Field(default=Step.parse("1000it"), description="where theta_r is kept: '5ep', '1000it' or 0")
+    prune_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.2, description="fraction of the kept weights that is pruned after each level"
+    )
+    rewind: Step = Field(default=Step.parse("1000it"), description="rewind step, at which the weights theta_r are kept")
     data_order: Literal["per_level", "same"] = Field(
-        default="per_level", description="seed of the data order: (seed, level), or the same for all levels"
+        default="per_level", description="data order: per_level: seeded by (seed, level); same: equal for all levels"
     )
     transfers: tuple[TransferBranch, ...] = Field(
-        default=(), description="networks that a ticket is transferred to, with the options of a transfer"
+        default=(), description="elastic transfers of the run's tickets to other depths, each trained there"
     )
     controls: tuple[AnyControl, ...] = Field(
-        default=(), description="next to the last ticket, at its density: names, or objects with name and options"
+        default=(), description="experiments at the last ticket's density: names, or names with options"
     )
 
     @model_validator(mode="after")

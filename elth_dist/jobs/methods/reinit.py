@@ -22,7 +22,7 @@ class ReinitMethod(Method):
     trains_file: ClassVar[bool] = True
 
     name: Literal["reinit"] = "reinit"
-    like: str = Field(description="the ticket file")
+    like: str = Field(description="ticket file")
 
     @property
     def ticket_file(self) -> str:

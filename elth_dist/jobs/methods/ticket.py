@@ -32,12 +32,15 @@ class TicketMethod(Method):
     trains_file: ClassVar[bool] = True
 
     name: Literal["ticket"] = "ticket"
-    path: str = Field(description="the ticket file")
-    transfer: TransferOptions | None = Field(default=None, description="to which network it is transferred first")
+    path: str = Field(description="ticket file")
+    transfer: TransferOptions | None = Field(
+        default=None, description="elastic transfer to another depth before the training; null: none"
+    )
     control: Annotated[str, AfterValidator(_of_files)] | None = Field(
         default=None,
-        description="random: masks permuted within each layer; reinit: the mask on a fresh initialisation; "
-        "random_reinit: both; of what a transfer copied, shuffled_copies: masks permuted, snip_copies: SNIP's masks",
+        description="null: the ticket itself; random: masks permuted within each layer; reinit: the masks on a fresh "
+        "initialisation; random_reinit: both; in a transfer's copies, shuffled_copies: masks permuted, snip_copies: "
+        "SNIP's masks",
     )
 
     @property

@@ -86,8 +86,8 @@ class Criterion(Options):
     name: str = Field(description="the criterion")
     matched: Matched = Field(
         default="global",
-        description="'global': match the total density, scores of all layers compete; 'layerwise': match each layer's "
-        "density, as the ticket has it (or all layers alike)",
+        description="what has the given density: global: all layers together, whose scores compete; layerwise: each "
+        "layer its density in the ticket (without a ticket: all the same)",
     )
 
     @property

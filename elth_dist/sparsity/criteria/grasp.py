@@ -23,13 +23,15 @@ class Grasp(Criterion):
     name: Literal["grasp"] = "grasp"
     variant: Variant = Field(
         default="published",
-        description="'elth_code': |w (H g)| over an epoch, BatchNorm with its running statistics, as E-LTH's code",
+        description="elth_code: |w (H g)| over an epoch, BatchNorm with running statistics, as in E-LTH's code",
     )
     batches: Batches = Field(
         default=None,
-        description="global batches of the means; null: enough for ten samples per class (elth_code: an epoch)",
+        description="number of global batches averaged over; null: ten samples per class (elth_code: one epoch)",
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(default=200.0, description="what logits are divided by")
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=200.0, description="temperature that logits are divided by"
+    )
 
     @property
     def details(self) -> list[str]:

@@ -23,8 +23,8 @@ class Random(Criterion):
     name: Literal["random"] = "random"
     matched: Matched = Field(
         default="layerwise",
-        description="'layerwise': match each layer's density, as the ticket has it (the paper's Random); 'global': "
-        "match the total density",
+        description="what has the given density: layerwise: each layer its density in the ticket (the paper's Random); "
+        "global: all layers together",
     )
 
     def scores(self, evidence: Evidence) -> "dict[str, Tensor]":

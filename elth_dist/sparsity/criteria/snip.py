@@ -20,10 +20,10 @@ class Snip(Criterion):
     name: Literal["snip"] = "snip"
     variant: Variant = Field(
         default="published",
-        description="'elth_code': g over an epoch, BatchNorm with its running statistics, as E-LTH's authors' code",
+        description="elth_code: g summed over an epoch, BatchNorm with running statistics, as in E-LTH's code",
     )
     batches: Batches = Field(
-        default=None, description="global batches that g is averaged over; null: 1 (elth_code: an epoch)"
+        default=None, description="number of global batches that g is averaged over; null: 1 (elth_code: one epoch)"
     )
 
     @property

@@ -21,10 +21,10 @@ class Synflow(Criterion):
     name: Literal["synflow"] = "synflow"
     variant: Variant = Field(
         default="published",
-        description="'elth_code': what E-LTH's authors' code computes by this name, which is its SNIP to the bit",
+        description="elth_code: as in E-LTH's code, where it equals its SNIP to the bit",
     )
     steps: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=100, description="prunings that lead to the density exponentially (elth_code: always one)"
+        default=100, description="number of prunings, with densities that fall exponentially (elth_code: always one)"
     )
 
     @property

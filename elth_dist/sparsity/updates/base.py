@@ -57,13 +57,13 @@ class MaskUpdate(Options):
     name: str = Field(description="the mask update")
     multiplier: Annotated[int, Field(ge=1, le=100)] = Field(
         default=1,
-        description="train that many times as long: epochs, milestones, warm-up and the update's own points are "
-        "multiplied, intervals are not (RigL-5x: 5)",
+        description="factor of the training's length: multiplies epochs, milestones, warm-up and the update's own "
+        "points, not intervals (RigL-5x: 5)",
     )
     distribution: Distribution | Literal["global"] = Field(
         default="uniform",
-        description="densities of the layers: uniform (the first one dense), ERK, or global (by magnitude over all "
-        "layers)",
+        description="densities of the layers: uniform (the first layer stays dense), erk (Erdos-Renyi-Kernel), or "
+        "global (by magnitude over all layers)",
     )
 
     @property

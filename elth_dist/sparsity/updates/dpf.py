@@ -27,7 +27,7 @@ class Dpf(RampedUpdate):
     name: Literal["dpf"] = "dpf"
     distribution: Distribution | Literal["global"] = Field(
         default="global",
-        description="prune all by global magnitude, or each layer by itself to its density (uniform, ERK)",
+        description="global: all layers compete; uniform, erk: each layer is pruned to its own density",
     )
     every: Interval = Field(default=16, description="optimizer steps from one mask to the next")
 

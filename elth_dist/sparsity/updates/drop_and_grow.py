@@ -28,14 +28,16 @@ class DropAndGrow(base.MaskUpdate):
     """Replaces a share of each layer's kept weights every so often."""
 
     distribution: Distribution = Field(
-        default="uniform", description="densities of the layers: uniform (the first one dense), or ERK"
+        default="uniform",
+        description="densities of the layers: uniform (the first layer stays dense) or erk (Erdos-Renyi-Kernel)",
     )
     delta_t: base.Interval = Field(default=100, description="optimizer steps from one update to the next")
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.3, description="kept fraction of a layer that the first update replaces; falls with a cosine to 0"
+        default=0.3,
+        description="fraction of a layer's kept weights that the first update replaces; falls to 0 with a cosine",
     )
     t_end: base.Point = Field(
-        default=0.78125, description="the last update: a fraction of the training (RigL: 25k of 32k steps) or a step"
+        default=0.78125, description="last update: a fraction of the training (RigL: 25k of 32k steps) or a step"
     )
 
     def create(

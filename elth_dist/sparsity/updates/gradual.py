@@ -21,8 +21,12 @@ class Gradual(RampedUpdate):
 
     label: ClassVar[str] = "gradual"
     name: Literal["gradual"] = "gradual"
-    begin: Point = Field(default=0.3125, description="up to here all is dense (RigL's baseline: 10k of 32k steps)")
-    end: Point = Field(default=0.78125, description="the last pruning (RigL's baseline: 25k of 32k steps)")
+    begin: Point = Field(
+        default=0.3125, description="end of the dense phase: a fraction of the training (10k of 32k steps) or a step"
+    )
+    end: Point = Field(
+        default=0.78125, description="last pruning: a fraction of the training (25k of 32k steps) or a step"
+    )
 
     def create(
         self, dense: "Masks", *, density: float, seed: int, total_steps: int, steps_per_epoch: int, agree: Agree

@@ -21,11 +21,13 @@ class RampedUpdate(base.MaskUpdate):
 
     distribution: Distribution | Literal["global"] = Field(
         default="uniform",
-        description="prune each layer by itself to its density (uniform, ERK), or all by global magnitude",
+        description="uniform, erk: each layer is pruned to its own density; global: all layers compete",
     )
     every: base.Interval = Field(default=1000, description="optimizer steps from one pruning to the next")
-    begin: base.Point = Field(default=0.0, description="up to here all is dense: a fraction of the training or a step")
-    end: base.Point = Field(default=0.75, description="from here on the density is the final one: a fraction or a step")
+    begin: base.Point = Field(default=0.0, description="end of the dense phase: a fraction of the training or a step")
+    end: base.Point = Field(
+        default=0.75, description="step that reaches the final density: a fraction of the training or a step"
+    )
 
     @model_validator(mode="after")
     def _rises(self) -> Self:

@@ -23,7 +23,7 @@ class Snfs(DropAndGrow):
     label: ClassVar[str] = "SNFS"
     name: Literal["snfs"] = "snfs"
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.9, description="of the running mean of the dense gradient"
+        default=0.9, description="momentum of the running mean of the dense gradient"
     )
 
     def updater(self, masks: "Masks", replacement: Replacement, agree: Agree, seed: int) -> Updater:
