@@ -77,14 +77,16 @@ class OneOf:
     Kinds are looked up when a value is validated, so that one registered later is valid too.
     """
 
-    def __init__(self, what: str, kinds: Callable[[], Mapping[str, type[Options]]]) -> None:
+    def __init__(self, what: str, kinds: Callable[[], Mapping[str, type[Options]]], *, alike: bool = False) -> None:
         """
         Args:
             what: what a kind is, for messages.
             kinds: option classes by name.
+            alike: whether kinds share their options, so that values given for one serve another.
         """
         self.what = what
         self.kinds = kinds
+        self.alike = alike
 
     def read(self, value: Any) -> Options:
         """A value as options of its kind; pydantic's errors."""

@@ -115,10 +115,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], models: Sequence[typ
 
 
 def _merge_values(base: Any, over: Any, accepted: Sequence[Form]) -> Any:
-    if any(isinstance(form, OneOf) for form in accepted):
+    one_of = [form for form in accepted if isinstance(form, OneOf)]
+    if one_of:
         base, over = ({"name": value} if isinstance(value, str) else value for value in (base, over))
-        if isinstance(base, Mapping) and isinstance(over, Mapping) and over.get("name") not in (None, base.get("name")):
-            return dict(over)
+        if isinstance(base, Mapping) and isinstance(over, Mapping):
+            replaced = over.get("name") not in (None, base.get("name"))
+            if replaced and not any(form.alike for form in one_of):
+                return dict(over)
     if not isinstance(base, Mapping) or not isinstance(over, Mapping):
         return over
-    return merge(base, over, [model for form in accepted for model in sections(form, base)])
+    named = {**base, **over}
+    return merge(base, over, [model for form in accepted for model in sections(form, named)])

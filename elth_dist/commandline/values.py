@@ -75,7 +75,9 @@ def _scalar(value: Any) -> str:
 def to_plain(value: Any) -> Any:
     """A value made of lists, dicts, texts, numbers, booleans and None alone."""
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_unset=True)
+        given = value.model_dump(mode="json", exclude_unset=True)
+        name = getattr(value, "name", None)
+        return given if name is None else name if given.keys() <= {"name"} else {"name": name, **given}
     if isinstance(value, dict):
         return {str(name): to_plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -179,7 +179,7 @@ class DataOptions(Options):
 
 
 #: The section `data`: options of any registered dataset, chosen by `name`.
-Data = Annotated[DataOptions, OneOf("dataset", lambda: registry.datasets)]
+Data = Annotated[DataOptions, OneOf("dataset", lambda: registry.datasets, alike=True)]
 
 _DATA: TypeAdapter[DataOptions] = TypeAdapter(Data)
 

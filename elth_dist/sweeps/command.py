@@ -18,7 +18,7 @@ from elth_dist.errors import UserError
 from elth_dist.runtime.files import reason
 from elth_dist.sweeps.folder import SweepFolder
 from elth_dist.sweeps.options import Needs, said_by_the_file
-from elth_dist.sweeps.plan import Sweep, plan_sweep
+from elth_dist.sweeps.plan import Sweep, plan_sweep, plugins_of
 
 _ACTIONS = ("submit", "status", "cancel", "results")
 _FLAGS = ("--dry-run", "--retry-failed", "--once")
@@ -108,7 +108,7 @@ def _rate(text: str) -> float:
 
 def _run(arguments: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(_with_action(arguments))
-    overrides = read_overrides(rest)
+    overrides = read_overrides(rest, {"plugins": plugins_of(options.file)})
     for name, saying in said_by_the_file(overrides).items():
         raise UserError(f"--{name}: {saying}, which the sweep file says")
     folder = SweepFolder(options.dir or Path("runs/sweeps", options.file.stem))

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elth_dist.errors import UserError
+from elth_dist.plugins import absolute, module_name
 from elth_dist.runtime.files import held, make_folder, write_atomically
 
 if TYPE_CHECKING:
+    from elth_dist.config import Config
     from elth_dist.runtime.job_folder import JobFolder
     from elth_dist.runtime.run_directory import RunDirectory
 
@@ -89,10 +91,15 @@ class SweepFolder:
 
         return JobFolder(self.jobs / name)
 
-    def write_config(self, name: str, text: str) -> None:
-        """Leave what the process that does a job will read."""
+    def write_config(self, name: str, config: "Config", *, snapshot: bool = False) -> None:
+        """Leave what the process that does a job will read.
+
+        `snapshot`: it runs from a snapshot of the code, in which the files of plugins are modules.
+        """
+        find = module_name if snapshot else absolute
+        config = config.model_copy(update={"plugins": tuple(map(find, config.plugins))})
         make_folder(self.logs(name))
-        write_atomically(self.config(name), text.encode())
+        write_atomically(self.config(name), config.to_yaml().encode())
 
     @property
     def _records(self) -> Path:

@@ -25,7 +25,7 @@ def run_in_process(sweep: Sweep, folder: SweepFolder, todo: Sequence[str]) -> bo
         if bad.intersection(job.inputs):
             bad.add(name)
             continue
-        folder.write_config(name, job.config.to_yaml())
+        folder.write_config(name, job.config)
         _note(folder, name, failed=False)
         try:
             if do(folder, name) is not None:
@@ -100,7 +100,7 @@ class LocalPool:
 
     def _start(self, job: SweepJob) -> None:
         folder, name = self._folder, job.name
-        folder.write_config(name, job.config.to_yaml())
+        folder.write_config(name, job.config)
         _note(folder, name, failed=False)
         slot = min(set(range(self._workers)) - {running.slot for running in self._running})
         light = job.job.options.network_setting is None

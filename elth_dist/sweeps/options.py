@@ -132,6 +132,9 @@ class Experiment(Options):
 class SweepOptions(Options):
     """A whole sweep file."""
 
+    plugins: tuple[str, ...] = Field(
+        default=(), description="modules that register methods, datasets and so on, for all runs (see a run's plugins)"
+    )
     recipe: str = Field(description="a run's configuration file, relative to the sweep file: data, training, method")
     overrides: dict[str, Any] = Field(
         default={}, description="sections of options over the recipe's for all experiments"

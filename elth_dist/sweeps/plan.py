@@ -13,6 +13,7 @@ from elth_dist.config import Config, explain, is_typed, merge, read_yaml
 from elth_dist.errors import UserError
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.plan import Plan, make_plan
+from elth_dist.plugins import load_plugins
 from elth_dist.sweeps.options import Experiment, SweepOptions
 
 
@@ -69,6 +70,18 @@ def read_sweep(path: Path) -> SweepOptions:
         raise UserError(f"{path}: {mistakes.explain(error, SweepOptions, given=sections)}") from None
 
 
+def plugins_of(path: Path) -> list[str]:
+    """The plugins that a sweep file and its recipe name. UserError if one of the files cannot be read."""
+    sections = read_yaml(path, "sweep file")
+    recipe = sections.get("recipe")
+    sources = [read_yaml(path.parent / recipe, f"{path}: recipe")] if isinstance(recipe, str) else []
+    listed = [source.get("plugins") or [] for source in (*sources, sections)]
+    wrong = next((names for names in listed if not isinstance(names, list)), None)
+    if wrong is not None:
+        raise UserError(f"{path}: plugins: {wrong!r} is not a list; write [my_package.criteria, path/to/file.py]")
+    return list(dict.fromkeys(str(name) for names in listed for name in names))
+
+
 def plan_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """Expand a sweep file to the jobs of all its runs, shared ones once.
 
@@ -79,10 +92,13 @@ def plan_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     Raises:
         UserError: naming the file, the option and what would be valid.
     """
+    overrides = overrides or {}
+    plugins = tuple(overrides.get("plugins") or plugins_of(path))
+    load_plugins(plugins)
     options = read_sweep(path)
     jobs: dict[str, SweepJob] = {}
-    for config in _configs(path, options, overrides or {}):
-        for job in run_jobs(config):
+    for config in _configs(path, options, overrides):
+        for job in run_jobs(config.model_copy(update={"plugins": plugins})):
             jobs.setdefault(job.name, job)
     return Sweep(path.stem, options, jobs)
 
@@ -114,7 +130,9 @@ def read_job(config_yaml: str, name: str) -> tuple[Config, Plan, dict[str, Sweep
     Raises:
         UserError: the configuration no longer leads to that job: the code, a plugin or a ticket file has changed.
     """
-    config = Config(**yaml.safe_load(config_yaml))
+    sections = yaml.safe_load(config_yaml)
+    load_plugins(sections.get("plugins", ()))
+    config = Config(**sections)
     plan = make_plan(config.method, config.setting)
     jobs = {job.name: job for job in _named(config, plan)}
     if name not in jobs:

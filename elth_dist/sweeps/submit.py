@@ -93,7 +93,7 @@ def _send(
     import submitit
 
     for job in jobs:
-        folder.write_config(job.name, job.config.to_yaml())
+        folder.write_config(job.name, job.config, snapshot=True)
     more: dict[str, object] = {"requeue": True, "kill-on-invalid-dep": "yes"}
     if after:
         more["dependency"] = f"afterok:{':'.join(after)}"

@@ -85,7 +85,7 @@ def method_kinds() -> dict[str, type[Options]]:
     """Everything that a run can do, by name."""
     pruned = {name: _combined(kind, PrunedMethod) for name, kind in criteria.items()}
     dynamic = {name: _combined(kind, DynamicMethod) for name, kind in updates.items()}
-    return {**pruned, **dynamic, **methods}
+    return {**methods, **{name: kind for name, kind in {**pruned, **dynamic}.items() if name not in methods}}
 
 
 #: A field of any method.
