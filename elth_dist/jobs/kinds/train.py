@@ -48,7 +48,7 @@ class TrainJob(NetworkJob):
         setting, ticket = self.setting, load_ticket(self.path, job)
         what = f"{ticket.arch} ticket"
         if self.control is not None:
-            alteration = controls[self.control]
+            alteration = controls[self.control]()
             ticket = alteration.alter(ticket, derive_seed(setting.seed, self.control, ticket.hash), setting.model.init)
             what = f"{alteration.label} of {ticket.arch}"
         title = f"{what}, density {ticket.density:.2%}"
