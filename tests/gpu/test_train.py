@@ -48,7 +48,6 @@ def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
     from elth_dist.models.build import build_model
     from elth_dist.runtime.ranks import Ranks
     from elth_dist.sparsity.masks import Masks, prunable_weights
-    from elth_dist.sparsity.updates.create import create_update
     from elth_dist.sparsity.updates.static import StaticMask
     from elth_dist.training.masked_sgd import MaskedSGD
     from elth_dist.training.meters import Meters
@@ -64,8 +63,8 @@ def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
         moved = {"begin": 0.0} if update == "gradual" else {}
         ends = {"end": 1.0} if update in ("gradual", "dpf") else {"t_end": 1.0}
         options = options_of(update, **far, **moved, **ends)
-        masks = create_update(
-            options, dense, density=0.2, seed=0, total_steps=64, steps_per_epoch=32, agree=lambda changed: None
+        masks = options.create(
+            dense, density=0.2, seed=0, total_steps=64, steps_per_epoch=32, agree=lambda changed: None
         )
     masks.begin(engine.masked(prunable_weights(engine.model)))
     meters = Meters(ranks)
@@ -99,9 +98,8 @@ def test_no_step_waits_for_the_device(update: str, precision: str) -> None:
 @pytest.mark.parametrize("name", ["rigl", "snfs", "gradual", "dpf"])
 def test_masks_change_as_on_a_cpu(name: str) -> None:
     """From the same weights and gradients; random growth follows the kind of device."""
-    from elth_dist.sparsity.masks import Masks
-    from elth_dist.sparsity.updates.create import create_update
     from elth_dist.sparsity.masked_weights import WholeWeights
+    from elth_dist.sparsity.masks import Masks
     from elth_dist.training.masked_sgd import MaskedSGD
     from tests.helpers.updates import DENSITY, network, options_of
 
@@ -110,8 +108,7 @@ def test_masks_change_as_on_a_cpu(name: str) -> None:
         model = network().to(device, memory_format=torch.channels_last)
         optimizer = MaskedSGD(model.parameters(), lr=0.0)
         weights: Any = {key: weight for key, weight in model.named_parameters() if weight.ndim > 1}
-        update = create_update(
-            options_of(name),
+        update = options_of(name).create(
             Masks.dense(model),
             density=DENSITY,
             seed=1,

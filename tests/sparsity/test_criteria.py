@@ -1,7 +1,7 @@
 """The formulae of the criteria, against the papers' definitions worked out by other means."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from elth_dist.models.build import build_model
-from elth_dist.sparsity import criteria
-from elth_dist.sparsity.criteria import Synflow, grasp, magnitude, snip, synflow_counts
+from elth_dist.sparsity.criteria.base import exponential_counts
+from elth_dist.sparsity.criteria.grasp import grasp_scores
+from elth_dist.sparsity.criteria.random import random_scores
+from elth_dist.sparsity.criteria.snip import snip_scores
+from elth_dist.sparsity.criteria.synflow import synflow_scores
+from elth_dist.sparsity.linearised import LinearisedNetwork
 from elth_dist.sparsity.masks import Masks, prunable_weights
+from elth_dist.sparsity.scores import magnitude
 from elth_dist.sparsity.selection import prune_to
 
 
@@ -36,16 +41,16 @@ SLOPES = {"a": torch.tensor([[0.5, 0.25], [-2.0, 0.0]]), "b": torch.tensor([0.5]
 
 
 def test_snip_is_the_product_up_to_one_factor() -> None:
-    scores = snip(WEIGHTS, SLOPES)
+    scores = snip_scores(WEIGHTS, SLOPES)
     assert torch.equal(scores["a"], torch.tensor([[0.25, 0.25], [0.5, 0.0]]))
     assert torch.equal(scores["b"], torch.tensor([1.0]))
 
 
 def test_grasp_keeps_the_sign_unless_asked_not_to() -> None:
-    scores = grasp(WEIGHTS, SLOPES)
+    scores = grasp_scores(WEIGHTS, SLOPES)
     assert torch.equal(scores["a"], torch.tensor([[0.25, -0.25], [-0.5, 0.0]]))
     assert torch.equal(scores["b"], torch.tensor([-1.0]))
-    assert all(torch.equal(grasp(WEIGHTS, SLOPES, absolute=True)[name], scores[name].abs()) for name in scores)
+    assert all(torch.equal(grasp_scores(WEIGHTS, SLOPES, absolute=True)[name], scores[name].abs()) for name in scores)
     kept = prune_to(Masks.dense({"a": (2, 2), "b": (1,)}), scores, 2)
     assert kept["a"].tolist() == [[True, False], [False, True]], "the most negative ones go"
 
@@ -54,17 +59,17 @@ def test_grasp_keeps_the_sign_unless_asked_not_to() -> None:
 def test_scores_of_any_size_stay_comparable_in_fp32(scale: float) -> None:
     """GraSP's are about 1e-12 at temperature 200: an fp32 product of products would lose its smallest ones."""
     slopes = {name: slope.double() * scale * scale for name, slope in SLOPES.items()}
-    scores, expected = grasp(WEIGHTS, slopes), grasp(WEIGHTS, SLOPES)
+    scores, expected = grasp_scores(WEIGHTS, slopes), grasp_scores(WEIGHTS, SLOPES)
     assert all(torch.allclose(scores[name], expected[name], rtol=1e-6, atol=0) for name in scores)
 
 
 def test_nothing_to_tell_weights_apart_is_no_error() -> None:
-    scores = snip(WEIGHTS, {name: torch.zeros_like(slope) for name, slope in SLOPES.items()})
+    scores = snip_scores(WEIGHTS, {name: torch.zeros_like(slope) for name, slope in SLOPES.items()})
     assert not any(score.any() for score in scores.values())
 
 
 def test_what_is_not_finite_stays_visible() -> None:
-    scores = snip(WEIGHTS, {**SLOPES, "b": torch.tensor([float("nan")])})
+    scores = snip_scores(WEIGHTS, {**SLOPES, "b": torch.tensor([float("nan")])})
     assert scores["b"].isnan().all()
 
 
@@ -72,15 +77,21 @@ def test_random_scores_are_seeded_locally_and_uniform() -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
     weights = {"a": torch.empty(20_000), "b": torch.empty(20_000)}
-    scores = criteria.random(weights, 3)
+    scores = random_scores(weights, 3)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(criteria.random(weights, 3)["a"], scores["a"])
-    assert not torch.equal(criteria.random(weights, 4)["a"], scores["a"])
+    assert torch.equal(random_scores(weights, 3)["a"], scores["a"])
+    assert not torch.equal(random_scores(weights, 4)["a"], scores["a"])
     assert not torch.equal(scores["a"], scores["b"])
     assert scores["a"].mean().item() == pytest.approx(0.5, abs=0.02)
 
 
 # ----------------------------------------------------------------------------------------------------- SynFlow
+
+
+def synflow(model: nn.Module, image_size: int) -> Callable[[Masks], dict[str, Tensor]]:
+    """SynFlow's scores as a function of the masks."""
+    network = LinearisedNetwork(model, image_size)
+    return lambda masks: synflow_scores(*network.gradients(masks))
 
 
 def chain() -> nn.Module:
@@ -92,7 +103,7 @@ def chain() -> nn.Module:
 def test_synflow_scores_are_sums_over_paths() -> None:
     model = chain()
     first, second = (model[index].weight.detach().double().abs() for index in (1, 3))
-    scores = Synflow(model, image_size=2)(Masks.dense(model))
+    scores = synflow(model, 2)(Masks.dense(model))
     # a weight's share of 1' |W2| |W1| 1
     by_hand = {"1.weight": second.sum(dim=0)[:, None] * first, "3.weight": second * first.sum(dim=1)}
     largest = max(score.max() for score in by_hand.values())
@@ -103,14 +114,14 @@ def test_synflow_is_conserved_by_every_layer() -> None:
     """Tanaka et al. 2020, theorem 1: each layer's scores sum to R, whatever the masks."""
     model = chain()
     masks = prune_to(Masks.dense(model), magnitude(prunable_weights(model)), 40)
-    sums = [score.double().sum().item() for score in Synflow(model, image_size=2)(masks).values()]
+    sums = [score.double().sum().item() for score in synflow(model, 2)(masks).values()]
     assert sums[0] == pytest.approx(sums[1], rel=1e-6)
 
 
 def test_synflow_leaves_model_and_batchnorm_alone_and_needs_no_data() -> None:
     model = build_model("resnet8_cifar", 10, seed=0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    scores = Synflow(model, image_size=8)(Masks.dense(model))
+    scores = synflow(model, 8)(Masks.dense(model))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training
     assert all(score.isfinite().all() and (score >= 0).all() for score in scores.values())
@@ -118,7 +129,7 @@ def test_synflow_leaves_model_and_batchnorm_alone_and_needs_no_data() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.neg_()
-    flipped = Synflow(model, image_size=8)(Masks.dense(model))
+    flipped = synflow(model, 8)(Masks.dense(model))
     assert all(torch.equal(score, flipped[name]) for name, score in scores.items())
 
 
@@ -127,7 +138,7 @@ def test_deep_networks_do_not_overflow() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(5)
-    scores = Synflow(model, image_size=4)(Masks.dense(model))
+    scores = synflow(model, 4)(Masks.dense(model))
     assert max(score.max().item() for score in scores.values()) == 1.0
 
 
@@ -137,12 +148,12 @@ def test_synflow_in_steps_avoids_the_layer_collapse_of_a_single_one() -> None:
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(12, 200, bias=False), nn.Linear(200, 200, bias=False), nn.Linear(200, 2, bias=False)
     )
-    score, dense = Synflow(model, image_size=2), Masks.dense(model)
+    score, dense = synflow(model, 2), Masks.dense(model)
 
     def pruned(steps: int) -> Masks:
         masks = dense
         for step in range(1, steps + 1):
-            masks = prune_to(masks, score(masks), synflow_counts({"": 60}, {"": dense.total}, step, steps)[""])
+            masks = prune_to(masks, score(masks), exponential_counts({"": 60}, {"": dense.total}, step, steps)[""])
         return masks
 
     assert pruned(1).collapsed(), "the narrow classifier takes the whole budget"
@@ -157,14 +168,14 @@ def test_synflow_in_steps_avoids_the_layer_collapse_of_a_single_one() -> None:
 )
 def test_synflow_counts_fall_to_exactly_what_is_asked(totals: Mapping[str, int], share: float, steps: int) -> None:
     wanted = {name: max(1, int(total * share)) for name, total in totals.items()}
-    path = [dict(totals), *(synflow_counts(wanted, totals, step, steps) for step in range(1, steps + 1))]
+    path = [dict(totals), *(exponential_counts(wanted, totals, step, steps) for step in range(1, steps + 1))]
     assert path[-1] == wanted
     for before, after in itertools.pairwise(path):
         assert all(wanted[name] <= after[name] <= before[name] for name in totals)
 
 
 def test_synflow_counts_are_exponential() -> None:
-    counts = [synflow_counts({"": 100}, {"": 1_000_000}, step, 4)[""] for step in range(1, 5)]
+    counts = [exponential_counts({"": 100}, {"": 1_000_000}, step, 4)[""] for step in range(1, 5)]
     assert counts == [100_000, 10_000, 1_000, 100]
 
 
