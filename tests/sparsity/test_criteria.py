@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from elth_dist.data.dataset import open_dataset
+from elth_dist.data.options import DataOptions
 from elth_dist.models.build import build_model
+from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.criteria.base import exponential_counts
 from elth_dist.sparsity.criteria.grasp import grasp_scores
 from elth_dist.sparsity.criteria.random import random_scores
@@ -19,6 +24,8 @@ from elth_dist.sparsity.linearised import LinearisedNetwork
 from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.sparsity.scores import magnitude
 from elth_dist.sparsity.selection import prune_to
+from elth_dist.training.gradients import GlobalBatches, mean_input_squares
+from tests.helpers.ranks import run_ranks
 
 
 def test_magnitude_is_the_absolute_weight_in_fp32_without_graph() -> None:
@@ -177,6 +184,88 @@ def test_synflow_counts_fall_to_exactly_what_is_asked(totals: Mapping[str, int],
 def test_synflow_counts_are_exponential() -> None:
     counts = [exponential_counts({"": 100}, {"": 1_000_000}, step, 4)[""] for step in range(1, 5)]
     assert counts == [100_000, 10_000, 1_000, 100]
+
+
+# ------------------------------------------------------------------------------------------------- input norms
+
+
+def seen_by_layers() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.Tanh(),
+        nn.Conv2d(4, 6, 3, groups=2, bias=False),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    ).double()
+
+
+def data_of(ranks: Ranks, accumulate: int) -> GlobalBatches:
+    options: dict[str, Any] = {"loader": "synthetic", "image_size": 6, "augment": "none", "flip": False}
+    data = DataOptions(name="synthetic", num_classes=4, num_train=96, num_val=8, **options)
+    dataset = open_dataset(data, ranks, default_root=Path(), dtype=torch.float32)
+    return GlobalBatches(dataset, seed=5, global_batch=16, accumulate=accumulate, batches=2)
+
+
+def input_squares(ranks: Ranks, accumulate: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    model = seen_by_layers()
+    with data_of(ranks, accumulate) as batches:
+        squares = mean_input_squares(model, prunable_weights(model), batches, ranks)
+    assert all(square.dtype == torch.float64 for square in squares.values())
+    return {name: square.tolist() for name, square in squares.items()}
+
+
+def squares_by_hand() -> dict[str, Tensor]:
+    """Loops over output channels, and over the input channels of each one's group."""
+    model = seen_by_layers()
+    with data_of(Ranks(), 1) as batches, torch.no_grad():
+        images = torch.cat([batch.images for batch in batches]).double()
+        assert len(images) == 32
+        second = model[:2](images)
+        last = model[:6](images)
+    first = torch.zeros(4, 3, 1, 1, dtype=torch.float64)
+    for out, channel in itertools.product(range(4), range(3)):
+        first[out, channel, 0, 0] = sum(image[channel].square().sum() for image in images) / 32
+    grouped = torch.zeros(6, 2, 1, 1, dtype=torch.float64)
+    for out, channel in itertools.product(range(6), range(2)):
+        group = out // 3
+        grouped[out, channel, 0, 0] = sum(image[2 * group + channel].square().sum() for image in second) / 32
+    linear = torch.zeros(1, 6, dtype=torch.float64)
+    for channel in range(6):
+        linear[0, channel] = sum(features[channel] ** 2 for features in last) / 32
+    return {"0.weight": first, "2.weight": grouped, "6.weight": linear}
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (1, 4), (2, 1), (2, 2)])
+def test_input_squares_are_those_of_the_global_batch(world_size: int, accumulate: int) -> None:
+    expected = squares_by_hand()
+    for result in run_ranks(input_squares, world_size, args=[accumulate]):
+        assert result.value.keys() == expected.keys()
+        for name, squares in expected.items():
+            found = torch.tensor(result.value[name], dtype=torch.float64)
+            assert found.shape == squares.shape
+            torch.testing.assert_close(found, squares, rtol=1e-12, atol=0)
+
+
+def test_input_squares_multiply_their_weights_and_leave_no_hook() -> None:
+    model = seen_by_layers()
+    weights = prunable_weights(model)
+    with data_of(Ranks(), 1) as batches:
+        squares = mean_input_squares(model, weights, batches, Ranks())
+    assert all((weights[name] * squares[name]).shape == weights[name].shape for name in weights)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_weight_without_input_is_named() -> None:
+    model = seen_by_layers()
+    model.unused = nn.Linear(2, 2).double()
+    model.forward = lambda images: nn.Sequential(*list(model)[:7])(images)  # type: ignore[method-assign]
+    with data_of(Ranks(), 1) as batches, pytest.raises(ValueError, match=r"unused\.weight has no input"):
+        mean_input_squares(model, prunable_weights(model), batches, Ranks())
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 # --------------------------------------------------------------------------------------------------- selection
