@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from elth_dist.sparsity.updates.create import create_update
-from elth_dist.sparsity.updates.options import Dynamic
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +27,7 @@ from elth_dist.engines.options import EngineOptions
 from elth_dist.models.build import architecture_of, build_model
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.sparsity.updates.base import MaskUpdate
+from elth_dist.sparsity.updates import AnyMaskUpdate, MaskUpdate, Updater
 from elth_dist.sparsity.updates.drop_and_grow import drop_and_grow, random_masks
 from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.training.masked import MaskedSGD
@@ -48,7 +46,7 @@ UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
 class Contender:
     """A network in training; `step` takes the next step."""
 
-    def __init__(self, ranks: Ranks, arguments: argparse.Namespace, update: Callable[[Masks], MaskUpdate]) -> None:
+    def __init__(self, ranks: Ranks, arguments: argparse.Namespace, update: Callable[[Masks], Updater]) -> None:
         self._engine = create_engine(EngineOptions(), ranks, Numerics(arguments.precision))
         shape = (arguments.batch, 3, arguments.size, arguments.size)
         self._engine.prepare(
@@ -108,16 +106,15 @@ def main() -> None:
     console.print(selection_table(arguments, ranks.device))
 
 
-def options_of(name: str, **more: Any) -> Dynamic:
-    options: Dynamic = TypeAdapter[Any](Dynamic).validate_python({"name": name, **more})
+def options_of(name: str, **more: Any) -> MaskUpdate:
+    options: MaskUpdate = TypeAdapter[Any](AnyMaskUpdate).validate_python({"name": name, **more})
     return options
 
 
 def contenders(ranks: Ranks, arguments: argparse.Namespace) -> dict[str, Contender]:
-    def changing(name: str, interval: int) -> Callable[[Masks], MaskUpdate]:
+    def changing(name: str, interval: int) -> Callable[[Masks], Updater]:
         option, more = UPDATES[name]
-        return lambda dense: create_update(
-            options_of(name, **more, **{option: interval}),
+        return lambda dense: options_of(name, **more, **{option: interval}).create(
             dense,
             density=arguments.density,
             seed=0,
@@ -126,7 +123,7 @@ def contenders(ranks: Ranks, arguments: argparse.Namespace) -> dict[str, Contend
             agree=lambda masks: ranks.require_equal("masks", masks.hashes()),
         )
 
-    def static(dense: Masks) -> MaskUpdate:
+    def static(dense: Masks) -> Updater:
         return StaticMask(random_masks(dense, dict.fromkeys(dense, arguments.density), 0))
 
     made = {"static": Contender(ranks, arguments, static)}

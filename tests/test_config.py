@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from elth_dist.jobs.options import ImpMethod
 
 from elth_dist.config import Config, option_names, read_config
 from elth_dist.errors import UserError
 from elth_dist.jobs.graph import identities, plan
-from elth_dist.jobs.options import ImpMethod
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "sweeps")

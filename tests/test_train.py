@@ -400,9 +400,9 @@ def test_image_that_does_not_decode_is_named_when_it_is_met(tmp_path: Path) -> N
 
 def corrupted_on_rank_1(folder: str) -> None:
     """The run's own mask job, where rank 1's memory has lost a bit of one layer between selection and use."""
-    from elth_dist.jobs import mask
+    from elth_dist.sparsity import selection
 
-    whole = mask.prune
+    whole = selection.prune
 
     def damaged(*arguments: Any, **options: Any) -> Masks:
         masks = whole(*arguments, **options)
@@ -412,7 +412,7 @@ def corrupted_on_rank_1(folder: str) -> None:
             return Masks(bits)
         return masks
 
-    mask.prune = damaged
+    selection.prune = damaged
     sys.exit(main([*IMP, RESIDENT, "--run.dir", folder]))
 
 

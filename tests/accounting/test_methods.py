@@ -2,17 +2,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elth_dist.accounting.methods import RAMPS, Ramp, imp_cost, step_cost, training_cost
+from elth_dist.accounting.methods import imp_cost, training_cost
+from elth_dist.sparsity.updates.base import step_cost
+from elth_dist.sparsity.updates.dpf import Dpf
+from elth_dist.sparsity.updates.gradual import Gradual
+from elth_dist.sparsity.updates.rigl import Rigl
+from elth_dist.sparsity.updates.schedules import mean_cubic_share
 
 costs = st.floats(0, 1)
 
 
 def test_formulae_of_rigls_appendix_h() -> None:
     f_s, f_d = 2.0, 10.0
-    found = {m: training_cost(m, f_s, f_d) for m in ("dense", "static", "snip", "set", "snfs")}  # type: ignore[arg-type]
+    found = {m: training_cost(m, f_s, f_d) for m in ("dense", "static", "snip", "set", "snfs")}
     assert found == {"dense": 30, "static": 6, "snip": 6, "set": 6, "snfs": 14}
-    assert training_cost("rigl", f_s, f_d, interval=100) == pytest.approx((3 * f_s * 100 + 2 * f_s + f_d) / 101)
-    assert training_cost("rigl", f_s, f_d, interval=1) == (6 + 14) / 2
+    assert training_cost("rigl", f_s, f_d) == pytest.approx((3 * f_s * 100 + 2 * f_s + f_d) / 101)
+    assert training_cost(Rigl(delta_t=1), f_s, f_d) == (6 + 14) / 2
 
 
 def test_elth_counts_dpf_and_rigl_in_its_own_way() -> None:
@@ -21,19 +26,20 @@ def test_elth_counts_dpf_and_rigl_in_its_own_way() -> None:
 
 
 def test_ramp_of_gradual_pruning() -> None:
-    ramp = Ramp(25, 75, 100, every=25)
-    assert ramp.mean_share() == (0 + 0 + (1 - 0.5**3) + 1 + 1) / 5
+    share = mean_cubic_share(25, 75, 100, every=25)
+    assert share == (0 + 0 + (1 - 0.5**3) + 1 + 1) / 5
     f_s, f_d = 2.0, 10.0
-    mean = f_d - ramp.mean_share() * (f_d - f_s)
-    assert training_cost("gradual", f_s, f_d, ramp=ramp) == 3 * mean
-    assert training_cost("dpf", f_s, f_d, ramp=ramp) == 2 * mean + f_d
+    mean = f_d - share * (f_d - f_s)
+    points = {"begin": 0.25, "end": 0.75, "every": 25}
+    assert training_cost(Gradual.model_validate(points), f_s, f_d, total_steps=100) == 3 * mean
+    assert training_cost(Dpf.model_validate(points), f_s, f_d, total_steps=100) == 2 * mean + f_d
 
 
 @given(costs, st.sampled_from(["static", "snip", "set", "snfs", "gradual", "rigl", "dpf"]))
 def test_no_method_costs_less_than_static_or_more_than_dense(sparse: float, method: str) -> None:
-    found = training_cost(method, sparse, 1.0)  # type: ignore[arg-type]
+    found = training_cost(method, sparse, 1.0)
     assert 3 * sparse - 1e-12 <= found <= 3 + 1e-12
-    assert training_cost(method, 1.0, 1.0) == pytest.approx(3)  # type: ignore[arg-type]
+    assert training_cost(method, 1.0, 1.0) == pytest.approx(3)
 
 
 @given(st.integers(0, 1 << 60), st.integers(0, 1 << 60))
@@ -50,5 +56,6 @@ def test_imp_trains_to_the_rewind_step_and_then_every_level() -> None:
 
 
 def test_ramps_are_the_papers() -> None:
-    assert RAMPS["gradual"] == Ramp(10_000, 25_000, 32_000, 1000)
-    assert RAMPS["dpf"].end / RAMPS["dpf"].total == 0.75
+    assert (*Gradual().ramp(Gradual.published_steps, 1), Gradual.published_steps) == (10_000, 25_000, 32_000)
+    assert Gradual().every == 1000
+    assert Dpf().ramp(Dpf.published_steps, 1)[1] / Dpf.published_steps == 0.75

@@ -22,8 +22,8 @@ from elth_dist.engines.protocol import Engine
 from elth_dist.errors import UserError
 from elth_dist.models.build import build_model
 from elth_dist.runtime.ranks import Ranks
-from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks, prunable_weights
+from elth_dist.sparsity.scores import magnitude
 from elth_dist.sparsity.selection import prune_to
 from elth_dist.training.masked import Masked, MaskedAdamW, MaskedSGD
 from tests.helpers.ranks import run_ranks

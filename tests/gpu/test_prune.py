@@ -5,7 +5,8 @@ import torch
 
 from elth_dist.models.build import build_model
 from elth_dist.runtime.ranks import Ranks
-from elth_dist.sparsity.criteria import Synflow
+from elth_dist.sparsity.criteria.synflow import synflow_scores
+from elth_dist.sparsity.linearised import LinearisedNetwork
 from elth_dist.sparsity.masks import Masks
 from tests.jobs.test_prune import GRADIENTS, all_hashes, alone, describe, pruned_hashes
 
@@ -28,6 +29,6 @@ def test_a_second_run_finds_the_same_masks(chosen: dict[str, object]) -> None:
 
 def test_synflow_of_the_largest_networks_is_finite() -> None:
     model = build_model("resnet152", 1000, seed=0).cuda()
-    scores = Synflow(model, image_size=224)(Masks.dense(model))
+    scores = synflow_scores(*LinearisedNetwork(model, image_size=224).gradients(Masks.dense(model)))
     assert all(score.isfinite().all() for score in scores.values())
     assert max(score.max().item() for score in scores.values()) == 1.0

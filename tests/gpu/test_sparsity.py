@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.scores import magnitude
 from elth_dist.sparsity.selection import exact_count, prune, select
 from elth_dist.training.masked import MaskedAdamW, MaskedSGD
 

@@ -50,7 +50,6 @@ def test_no_step_waits_for_the_device(update: str, precision: str, optimizer: st
     from elth_dist.models.build import build_model
     from elth_dist.runtime.ranks import Ranks
     from elth_dist.sparsity.masks import Masks, prunable_weights
-    from elth_dist.sparsity.updates.create import create_update
     from elth_dist.sparsity.updates.static import StaticMask
     from elth_dist.training.masked import MaskedAdamW, MaskedSGD
     from elth_dist.training.meters import Meters
@@ -70,8 +69,8 @@ def test_no_step_waits_for_the_device(update: str, precision: str, optimizer: st
         moved = {"begin": 0.0} if update == "gradual" else {}
         ends = {"end": 1.0} if update in ("gradual", "dpf") else {"t_end": 1.0}
         options = options_of(update, **far, **moved, **ends)
-        masks = create_update(
-            options, dense, density=0.2, seed=0, total_steps=64, steps_per_epoch=32, agree=lambda changed: None
+        masks = options.create(
+            dense, density=0.2, seed=0, total_steps=64, steps_per_epoch=32, agree=lambda changed: None
         )
     masks.begin(engine.masked(prunable_weights(engine.model)))
     meters = Meters(ranks)
@@ -105,9 +104,8 @@ def test_no_step_waits_for_the_device(update: str, precision: str, optimizer: st
 @pytest.mark.parametrize("name", ["rigl", "snfs", "gradual", "dpf"])
 def test_masks_change_as_on_a_cpu(name: str) -> None:
     """From the same weights and gradients; random growth follows the kind of device."""
-    from elth_dist.sparsity.masks import Masks
-    from elth_dist.sparsity.updates.create import create_update
     from elth_dist.sparsity.masked_weights import WholeWeights
+    from elth_dist.sparsity.masks import Masks
     from elth_dist.training.masked import MaskedSGD
     from tests.helpers.updates import DENSITY, network, options_of
 
@@ -116,8 +114,7 @@ def test_masks_change_as_on_a_cpu(name: str) -> None:
         model = network().to(device, memory_format=torch.channels_last)
         optimizer = MaskedSGD(model.parameters(), lr=0.0)
         weights: Any = {key: weight for key, weight in model.named_parameters() if weight.ndim > 1}
-        update = create_update(
-            options_of(name),
+        update = options_of(name).create(
             Masks.dense(model),
             density=DENSITY,
             seed=1,

@@ -14,9 +14,7 @@ from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.sparsity.updates.base import MaskUpdate
-from elth_dist.sparsity.updates.create import create_update
-from elth_dist.sparsity.updates.options import Dynamic
+from elth_dist.sparsity.updates import AnyMaskUpdate, MaskUpdate, Updater
 from elth_dist.training.masked import Masked, MaskedSGD
 
 STEPS = 12
@@ -57,8 +55,8 @@ def batch(step: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor
     return images.to(dtype), torch.randint(0, CLASSES, (BATCH,), generator=generator)
 
 
-def options_of(name: str, **more: Any) -> Dynamic:
-    options: Dynamic = TypeAdapter[Any](Dynamic).validate_python({**UPDATES[name], **more})
+def options_of(name: str, **more: Any) -> MaskUpdate:
+    options: MaskUpdate = TypeAdapter[Any](AnyMaskUpdate).validate_python({**UPDATES[name], **more})
     return options
 
 
@@ -95,8 +93,7 @@ class Training:
         self.engine.prepare(network(dtype), optimizer, shape)
         self.weights = prunable_weights(self.engine.model)
         self.masked = self.engine.masked(self.weights)
-        self.update: MaskUpdate = create_update(
-            options_of(name, **more),
+        self.update: Updater = options_of(name, **more).create(
             dense,
             density=DENSITY,
             seed=5,

@@ -10,7 +10,8 @@ import pytest
 from elth_dist.accounting.layers import network
 from elth_dist.config import read_config
 from elth_dist.jobs.costs import cost_columns, history_flops
-from elth_dist.jobs.graph import Job, plan
+from elth_dist.jobs.graph import Job
+from elth_dist.jobs.plan import make_plan
 from elth_dist.jobs.prediction import Prediction, predict
 from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.tickets import Ticket
@@ -29,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def graph() -> list[Job]:
     config = read_config(ARGUMENTS).config
-    return plan(config.method, config.setting)
+    return make_plan(config.method, config.setting).jobs
 
 
 def result(folder: Path, job: str) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def test_a_ticket_from_elsewhere_has_an_unknown_history(finished: Path, tmp_path
     assert main([*base, "--run.dir", str(tmp_path / "run")]) == 0
     config = read_config(base).config
     with RunDirectory(tmp_path / "run") as run:
-        history = history_flops("train", plan(config.method, config.setting), run)
+        history = history_flops("train", make_plan(config.method, config.setting).jobs, run)
     assert history is None
     assert cost_columns(result(tmp_path / "run", "train"), history)["with history"] == "-"
 
@@ -108,7 +109,7 @@ def test_a_ticket_that_only_says_how_dense_costs_nothing(finished: Path, tmp_pat
     config = read_config(base).config
     own = [result(tmp_path / "run", job)["train_flops"] for job in ("pretrain", "train")]
     with RunDirectory(tmp_path / "run") as run:
-        assert history_flops("train", plan(config.method, config.setting), run) == sum(own)
+        assert history_flops("train", make_plan(config.method, config.setting).jobs, run) == sum(own)
 
 
 def trained_by(folder: Path, *method: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -121,7 +122,7 @@ def trained_by(folder: Path, *method: str) -> tuple[dict[str, Any], list[dict[st
 
 def predicted(*method: str) -> Prediction:
     config = read_config([*BASE, "--data.loader=resident", *method]).config
-    return predict(plan(config.method, config.setting))["train"]
+    return predict(make_plan(config.method, config.setting).jobs)["train"]
 
 
 def test_rigl_costs_its_real_number_of_updates(tmp_path: Path) -> None:
@@ -175,6 +176,6 @@ def test_scoring_is_part_of_the_history(tmp_path: Path) -> None:
         assert result(tmp_path / name, "mask")["train_flops"] == passes * forward
         config = read_config(method).config
         with RunDirectory(tmp_path / name) as run:
-            history = history_flops("train", plan(config.method, config.setting), run)
+            history = history_flops("train", make_plan(config.method, config.setting).jobs, run)
         own = result(tmp_path / name, "train")["train_flops"]
         assert history == own + passes * forward + 3 * 120 * forward, "theta_r took one step"

@@ -6,18 +6,16 @@ import pytest
 from pydantic import TypeAdapter
 
 from elth_dist.data import data_options
-from elth_dist.jobs.graph import Job, identities, plan
-from elth_dist.jobs.options import (
-    DenseMethod,
-    DynamicJob,
-    ImpMethod,
-    LevelJob,
-    Method,
-    PruneJob,
-    Setting,
-    TicketMethod,
-    TrainJob,
-)
+from elth_dist.jobs.graph import Graph, Job
+from elth_dist.jobs.kinds.dynamic import DynamicJob
+from elth_dist.jobs.kinds.imp import LevelJob
+from elth_dist.jobs.kinds.prune import PruneJob
+from elth_dist.jobs.kinds.train import TrainJob
+from elth_dist.jobs.methods import AnyMethod, Method
+from elth_dist.jobs.methods.dense import DenseMethod
+from elth_dist.jobs.methods.imp import ImpMethod
+from elth_dist.jobs.methods.ticket import TicketMethod
+from elth_dist.jobs.setting import Setting
 from elth_dist.models.options import ModelOptions
 from elth_dist.training.options import TrainOptions
 
@@ -30,6 +28,16 @@ def setting(**train: Any) -> Setting:
 
 def imp(**options: Any) -> ImpMethod:
     return ImpMethod.model_validate({"levels": 2, "rewind": "1ep", **options})
+
+
+def plan(method: Method, setting: Setting, files: dict[str, str] | None = None) -> list[Job]:
+    graph = Graph(files)
+    method.plan(graph, setting)
+    return graph.jobs
+
+
+def identities(jobs: list[Job]) -> dict[str, str]:
+    return {job.name: job.identity for job in jobs}
 
 
 def shape(jobs: list[Job]) -> dict[str, dict[str, str]]:
@@ -89,7 +97,7 @@ CRITERIA = ["magnitude", "snip", "grasp", "synflow"]
 
 
 def method(**options: Any) -> Any:
-    return TypeAdapter(Method).validate_python(options)
+    return TypeAdapter[Any](AnyMethod).validate_python(options)
 
 
 @pytest.mark.parametrize("name", [*CRITERIA, "random"])
@@ -98,12 +106,13 @@ def test_methods_that_prune_at_the_rewinding_weights(name: str) -> None:
     assert shape(jobs) == {"pretrain": {}, "mask": {"ticket": "pretrain"}, "train": {"ticket": "mask"}}
     pruning = jobs[1].options
     assert isinstance(pruning, PruneJob)
-    assert pruning.kind == "mask"
+    assert pruning.folder == "mask"
     assert (pruning.criterion.name, pruning.density, pruning.path) == (name, 0.1, None)
-    like = plan(method(name=name, like="a.safetensors", matched="layerwise", rewind="1ep"), setting())
+    chosen = method(name=name, like="a.safetensors", matched="layerwise", rewind="1ep")
+    like = plan(chosen, setting())
     assert shape(like) == shape(jobs)
     assert identities(like)["pretrain"] == identities(jobs)["pretrain"]
-    assert identities(like)["mask"] != identities(like, {"a.safetensors": "hash"})["mask"]
+    assert identities(like)["mask"] != identities(plan(chosen, setting(), {"a.safetensors": "hash"}))["mask"]
 
 
 UPDATES = ["rigl", "set", "snfs", "gradual", "dpf"]
@@ -115,8 +124,8 @@ def test_methods_that_change_masks_are_one_training(name: str) -> None:
     assert (job.name, dict(job.inputs)) == ("train", {})
     assert isinstance(job.options, DynamicJob)
     assert (job.options.update.name, job.options.update.multiplier, job.options.density) == (name, 5, 0.1)
-    [like] = plan(method(name=name, like="a.safetensors"), setting())
-    assert identities([like]) != identities([like], {"a.safetensors": "hash"})
+    chosen = method(name=name, like="a.safetensors")
+    assert identities(plan(chosen, setting())) != identities(plan(chosen, setting(), {"a.safetensors": "hash"}))
 
 
 def test_controls_that_change_masks_look_at_the_ticket_for_its_density() -> None:
@@ -198,13 +207,14 @@ def test_controls_on_a_target_of_the_same_network_share_its_theta_r() -> None:
 def test_masks_of_copies_from_a_ticket_file() -> None:
     jobs = plan(method(name="ticket", path="a", control="snip_copies"), setting())
     assert shape(jobs) == {"mask": {}, "train": {"ticket": "mask"}}
-    jobs = plan(method(name="ticket", path="a", control="snip_copies", transfer={"to": "resnet14_cifar"}), setting())
+    moved = method(name="ticket", path="a", control="snip_copies", transfer={"to": "resnet14_cifar"})
+    jobs = plan(moved, setting())
     assert shape(jobs) == {
         "transfer": {},
         "mask": {"ticket": "transfer", "like": "transfer"},
         "train": {"ticket": "mask"},
     }
-    assert identities(jobs)["mask"] != identities(jobs, {"a": "hash"})["mask"]
+    assert identities(jobs)["mask"] != identities(plan(moved, setting(), {"a": "hash"}))["mask"]
 
 
 def test_controls_leave_the_identities_of_everything_else_alone() -> None:
@@ -263,7 +273,7 @@ def test_identity_follows_the_inputs() -> None:
 
 def test_identity_of_a_ticket_file_is_its_content() -> None:
     def identity(path: str, files: dict[str, str]) -> str:
-        return identities(plan(TicketMethod(path=path), setting()), files)["train"]
+        return identities(plan(TicketMethod(path=path), setting(), files))["train"]
 
     assert identity("a", {"a": "hash"}) == identity("b", {"b": "hash"})
     assert identity("a", {"a": "hash"}) != identity("a", {"a": "other"})

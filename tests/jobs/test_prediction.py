@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from elth_dist.accounting.conventions import CONVENTIONS
 from elth_dist.accounting.layers import network
 from elth_dist.data import data_options
 from elth_dist.errors import UserError
-from elth_dist.jobs.graph import plan
-from elth_dist.jobs.options import ImpMethod, Setting, SnipMethod, TicketMethod
+from elth_dist.jobs.methods import AnyMethod, Method
+from elth_dist.jobs.methods.imp import ImpMethod
+from elth_dist.jobs.methods.ticket import TicketMethod
+from elth_dist.jobs.plan import make_plan
 from elth_dist.jobs.prediction import Prediction, predict
+from elth_dist.jobs.setting import Setting
 from elth_dist.models.build import build_model
 from elth_dist.models.options import ModelOptions
 from elth_dist.sparsity.masks import Masks
@@ -30,7 +34,7 @@ STEPS = 1442 // 64
 
 def imp(**options: Any) -> dict[str, Prediction]:
     method = ImpMethod.model_validate({"levels": 2, "prune_fraction": 0.5, "rewind": "1ep", **options})
-    return predict(plan(method, SETTING))
+    return predict(make_plan(method, SETTING).jobs)
 
 
 def ticket(folder: Path) -> tuple[Path, Ticket]:
@@ -68,7 +72,7 @@ def test_a_ticket_file_has_its_own_densities_and_a_transfer_moves_them(tmp_path:
     path, source = ticket(tmp_path)
     method = TicketMethod.model_validate({"path": str(path), "transfer": {"to": "resnet20_cifar"}})
     setting = SETTING.model_copy(update={"model": ModelOptions(arch="resnet20_cifar")})
-    [found] = predict(plan(method, setting)).values()
+    [found] = predict(make_plan(method, setting).jobs).values()
     moved = transfer(source, "resnet20_cifar")
     exact = CONVENTIONS["exact"].forward(network("resnet20_cifar", 16, 10), moved.masks.densities)
     assert found.forward == pytest.approx(exact)
@@ -82,8 +86,9 @@ def test_pruning_like_a_ticket(tmp_path: Path) -> None:
         ("layerwise", source.masks.densities),
         ("global", dict.fromkeys(source.masks, source.density)),
     ):
-        method = SnipMethod.model_validate({"name": "snip", "like": str(path), "matched": matched, "rewind": "3it"})
-        found = predict(plan(method, SETTING))["train"]
+        options = {"name": "snip", "like": str(path), "matched": matched, "rewind": "3it"}
+        method: Method = TypeAdapter[Any](AnyMethod).validate_python(options)
+        found = predict(make_plan(method, SETTING).jobs)["train"]
         exact = CONVENTIONS["exact"].forward(network("resnet14_cifar", 16, 10), densities)
         assert found.forward == pytest.approx(exact)
         assert found.start == 3
@@ -97,15 +102,15 @@ def test_the_dataset_is_counted_where_it_lies(tmp_path: Path) -> None:
                 (tmp_path / split / f"class{number}" / f"{image}.jpg").touch()
     data = data_options(name="folder", root=tmp_path, image_size=32)
     setting = SETTING.model_copy(update={"data": data})
-    found = predict(plan(ImpMethod(levels=0, rewind="1ep"), setting))["level-00"]
+    found = predict(make_plan(ImpMethod(levels=0, rewind="1ep"), setting).jobs)["level-00"]
     assert (found.start, found.end) == (2, 12)
     assert found.dense_forward == 2 * network("resnet14_cifar", 32, 3).macs
     shutil.rmtree(tmp_path / "train")
     with pytest.raises(UserError, match=r"data\.root: .* has no train/"):
-        predict(plan(ImpMethod(), setting))
+        predict(make_plan(ImpMethod(), setting).jobs)
 
 
 def test_a_folder_that_nobody_named() -> None:
     setting = SETTING.model_copy(update={"data": data_options(name="folder")})
     with pytest.raises(UserError, match=r"data\.root: 'folder' needs"):
-        predict(plan(ImpMethod(), setting))
+        predict(make_plan(ImpMethod(), setting).jobs)

@@ -17,8 +17,8 @@ from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
 from elth_dist.errors import UserError
 from elth_dist.jobs.context import JobContext
-from elth_dist.jobs.options import PruneJob, Setting
-from elth_dist.jobs.prune import Pruner, run
+from elth_dist.jobs.kinds.prune import PruneJob, prune_by_criterion
+from elth_dist.jobs.setting import Setting
 from elth_dist.models.build import build_model
 from elth_dist.models.options import ModelOptions
 from elth_dist.reporting.reporter import Reporter
@@ -26,8 +26,8 @@ from elth_dist.runtime.job_folder import JobFolder
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.signals import StopSignals
 from elth_dist.runtime.watchdog import Watchdog
+from elth_dist.sparsity.criteria import AnyCriterion, Criterion
 from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.sparsity.options import Criterion
 from elth_dist.tickets import Ticket, transfer
 from elth_dist.tickets.ticket import TicketMeta
 from elth_dist.training.context import Context
@@ -65,7 +65,7 @@ def describe(chosen: Mapping[str, Any]) -> str:
 
 
 def criterion(chosen: Mapping[str, Any]) -> Criterion:
-    adapter: TypeAdapter[Criterion] = TypeAdapter(Criterion)
+    adapter: TypeAdapter[Criterion] = TypeAdapter(AnyCriterion)
     return adapter.validate_python(chosen)
 
 
@@ -106,8 +106,8 @@ def pruned_hashes(ranks: Ranks, chosen: dict[str, Any], accumulate: int, layerwi
     dense = Masks.dense(model)
     counts = {name: mask.numel() // 5 for name, mask in dense.items()}
     with surroundings(ranks) as context:
-        pruner = Pruner("mask", model, criterion(chosen), setting(accumulate), context)
-        pruned = pruner.prune(dense, counts if layerwise else dense.total // 5)
+        kept = counts if layerwise else dense.total // 5
+        pruned, _ = prune_by_criterion(criterion(chosen), model, dense, kept, setting(accumulate), "mask", context)
     assert pruned.kept == (sum(counts.values()) if layerwise else dense.total // 5)
     return pruned.hashes()
 
@@ -137,8 +137,9 @@ def real_hashes(ranks: Ranks) -> list[dict[str, int]]:
     for chosen in CRITERIA:
         model = build_model("resnet8_cifar", CLASSES, seed=1)
         with surroundings(ranks) as context:
-            pruner = Pruner("mask", model, criterion(chosen), setting(), context)
-            found.append(pruner.prune(Masks.dense(model), 5000).hashes())
+            dense = Masks.dense(model)
+            pruned, _ = prune_by_criterion(criterion(chosen), model, dense, 5000, setting(), "mask", context)
+            found.append(pruned.hashes())
     return found
 
 
@@ -173,7 +174,7 @@ def do(folder: Path, options: dict[str, Any], **inputs: Ticket) -> Ticket:
     made.path.mkdir(exist_ok=True)
     with surroundings(Ranks()) as context:
         job = JobContext("mask", "identity", made, played, context)
-        metrics = run(PruneJob.model_validate({"setting": setting(), **options}), job)
+        metrics = PruneJob.model_validate({"setting": setting(), **options}).run(job)
     found = Ticket.load(made.ticket)
     assert metrics["density"] == found.density
     assert metrics["criterion"] == found.meta.criterion == options["criterion"]["name"]
@@ -232,9 +233,9 @@ def test_a_signal_ends_a_long_pass(tmp_path: Path) -> None:
     with surroundings(Ranks()) as context:
         os.kill(os.getpid(), signal.SIGTERM)
         model = build_model("resnet8_cifar", CLASSES, seed=1)
-        pruner = Pruner("mask", model, criterion({"name": "snip", "variant": "elth_code"}), setting(), context)
+        chosen = criterion({"name": "snip", "variant": "elth_code"})
         with pytest.raises(Stopped, match="mask"):
-            pruner.prune(Masks.dense(model), 5000)
+            prune_by_criterion(chosen, model, Masks.dense(model), 5000, setting(), "mask", context)
 
 
 def test_only_what_a_transfer_copied_is_pruned_anew(tmp_path: Path) -> None:
@@ -253,8 +254,8 @@ def test_excluded_weights_are_left_out(tmp_path: Path) -> None:
     masks = Masks.dense(model, ("fc.weight",))
     ticket = Ticket("vgg13", model.state_dict(), masks, TicketMeta(dataset="digits", level=0, rewind_step=7))
     with surroundings(Ranks()) as context:
-        pruner = Pruner("mask", model, criterion({"name": "magnitude"}), setting(), context)
-        made = pruner.prune(ticket.masks, 1000)
+        chosen = criterion({"name": "magnitude"})
+        made, _ = prune_by_criterion(chosen, model, ticket.masks, 1000, setting(), "mask", context)
     assert list(made) == list(ticket.masks)
     assert "fc.weight" in prunable_weights(model)
     assert made.kept == 1000

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from elth_dist.sparsity.criteria import magnitude
 from elth_dist.sparsity.masks import Masks
+from elth_dist.sparsity.scores import magnitude
 from elth_dist.sparsity.selection import Fragment, Threshold, exact_count, identity, prune, prune_fragments, select
 
 INF = float("inf")

@@ -10,10 +10,12 @@ import yaml
 from pydantic import Field, create_model
 
 from elth_dist.errors import UserError
-from elth_dist.jobs.options import DynamicJob, TransferJob
+from elth_dist.jobs.kinds.dynamic import DynamicJob
+from elth_dist.jobs.kinds.transfer import TransferJob
 from elth_dist.sweeps import plan as plans
 from elth_dist.sweeps.options import Needs
 from elth_dist.sweeps.plan import Sweep, plan_sweep, read_job
+from elth_dist.training.options import TrainOptions
 from tests.helpers.ranks import REPOSITORY
 
 SWEEPS = REPOSITORY / "configs/sweeps"
@@ -30,7 +32,7 @@ def planned(folder: Path, **changes: Any) -> Sweep:
 
 
 def kinds(sweep: Sweep) -> dict[str, int]:
-    return dict(Counter(job.job.options.kind for job in sweep.jobs.values()))
+    return dict(Counter(job.job.options.folder for job in sweep.jobs.values()))
 
 
 # (jobs by kind, final networks), per sweep; change them only with a reason
@@ -124,7 +126,7 @@ def test_every_shipped_sweep_is_a_graph_with_inputs_first(path: Path) -> None:
 
 def test_ticket_of_one_source_serves_every_target() -> None:
     sweep = plan_sweep(SWEEPS / "imagenet_table1.yaml")
-    transfers = [job for job in sweep.jobs.values() if job.job.options.kind == "transfer"]
+    transfers = [job for job in sweep.jobs.values() if job.job.options.name == "transfer"]
     assert len(transfers) == 18
     assert len({job.job.inputs["ticket"] for job in transfers}) == 9, "two targets each"
 
@@ -162,11 +164,9 @@ def test_names_do_not_depend_on_place_cluster_or_order(tmp_path: Path) -> None:
 
 
 def test_names_stay_when_an_unrelated_default_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from elth_dist.jobs import options
-
     before = planned(tmp_path)
     grown = create_model(
-        "TrainOptions", __base__=options.TrainOptions, brand_new=(float, Field(default=0.5, description="new"))
+        "TrainOptions", __base__=TrainOptions, brand_new=(float, Field(default=0.5, description="new"))
     )
     whole = plans.Config
 
@@ -184,7 +184,7 @@ def test_names_stay_when_an_unrelated_default_is_added(tmp_path: Path, monkeypat
 
 def test_job_is_found_again_from_its_written_configuration(tmp_path: Path) -> None:
     for name, job in planned(tmp_path).jobs.items():
-        config, jobs = read_job(job.config.to_yaml(), name)
+        config, _, jobs = read_job(job.config.to_yaml(), name)
         assert jobs[name].identity == job.identity
         assert config.to_yaml() == job.config.to_yaml()
 

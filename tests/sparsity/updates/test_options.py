@@ -5,7 +5,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from elth_dist.errors import UserError
 from elth_dist.options import Step
-from elth_dist.sparsity.updates.options import Dpf, Dynamic, Gradual, Rigl, steps_at
+from elth_dist.sparsity.updates import AnyMaskUpdate
+from elth_dist.sparsity.updates.base import steps_at
+from elth_dist.sparsity.updates.dpf import Dpf
+from elth_dist.sparsity.updates.gradual import Gradual
+from elth_dist.sparsity.updates.rigl import Rigl
 from elth_dist.training.options import TrainOptions
 
 
@@ -38,7 +42,7 @@ def test_a_longer_training_moves_points_and_leaves_intervals() -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    adapter = TypeAdapter[Any](Dynamic)
+    adapter = TypeAdapter[Any](AnyMaskUpdate)
     rigl, snfs = adapter.validate_python({"name": "rigl"}), adapter.validate_python({"name": "snfs"})
     assert (rigl.delta_t, rigl.alpha, rigl.distribution) == (100, 0.3, "uniform")
     assert snfs.momentum == 0.9

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from elth_dist.sparsity.masks import Masks, prunable_weights
-from elth_dist.sparsity.updates.base import MaskUpdate
-from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.sparsity.masked_weights import WholeWeights
+from elth_dist.sparsity.masks import Masks, prunable_weights
+from elth_dist.sparsity.updates import Updater
+from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.training.masked import MaskedSGD
 
 
@@ -23,7 +23,7 @@ def training(momentum: float = 0.9) -> tuple[nn.Module, MaskedSGD, StaticMask]:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_static_masks_hold_over_a_training_as_the_loop_runs_it(momentum: float) -> None:
     model, optimizer, static = training(momentum)
-    update: MaskUpdate = static
+    update: Updater = static
     before = update.masks.hashes()
     for step in range(5):
         optimizer.zero_grad()
