@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from elth_dist.jobs.options import ImpMethod
 
 from elth_dist.config import Config, option_names, read_config
 from elth_dist.errors import UserError
-from elth_dist.jobs.graph import identities, plan
+from elth_dist.jobs.graph import Graph
+from elth_dist.jobs.methods.imp import ImpMethod
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "sweeps")
@@ -27,8 +27,9 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_shipped_config_is_valid_and_says_how_to_run_it(path: Path) -> None:
     config = read_config(["--config", str(path)]).config
-    jobs = plan(config.method, config.setting)
-    assert len(identities(jobs)) == len(jobs)
+    graph = Graph()
+    config.method.plan(graph, config.setting)
+    assert len({job.identity for job in graph.jobs}) == len(graph.jobs) > 0
     header = path.read_text().split("\nmodel:")[0]
     assert all(line.startswith("#") for line in header.splitlines())
     relative = str(path.relative_to(ROOT))
@@ -100,7 +101,7 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         (["--train.global_batch", "many"], "train.global_batch"),
         (["--method.rewind", "5x"], "method.rewind: '5x' is no step: write '5ep' (epochs), '1000it' (iterations) or 0"),
         (["--method.prune_fraction", "1.0"], "method.prune_fraction: Input should be less than 1"),
-        (["--method.name", "impp"], "method.name: 'impp' is no method; valid are imp, dense, ticket, magnitude, snip"),
+        (["--method.name", "impp"], "method.name: 'impp' is no method; valid are dense, imp, reinit, ticket, grasp, magnitude"),
         (["--method.name", "snip"], "method: needs either density or like (a ticket file)"),
         (["--method.name", "snip", "--method.density", "0"], "method.density: Input should be greater than 0"),
         (["--method.controls=[snap]"], "method.controls.0.name: 'snap' is no control"),
@@ -161,7 +162,7 @@ def test_every_option_is_documented_or_self_evident() -> None:
 
 def test_reading_a_config_imports_no_torch() -> None:
     code = (
-        "import sys; from elth_dist.config import read_config; from elth_dist.jobs.graph import plan;"
-        f"c = read_config({QUICKSTART!r}).config; plan(c.method, c.setting); assert 'torch' not in sys.modules"
+        "import sys; from elth_dist.config import read_config; from elth_dist.jobs.plan import make_plan;"
+        f"c = read_config({QUICKSTART!r}).config; make_plan(c.method, c.setting); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=600)

@@ -2,11 +2,11 @@ import subprocess
 import sys
 
 import pytest
-from elth_dist.jobs.options import Setting
 from pydantic import ValidationError
 
 from elth_dist.data import data_options
 from elth_dist.data.datasets.digits import Digits
+from elth_dist.jobs.setting import Setting
 
 
 @pytest.mark.parametrize("name", ["cifar10", "digits", "folder", "imagenet", "synthetic"])
