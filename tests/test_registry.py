@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from elth_dist.config import Config, merge, read_yaml
 from elth_dist.errors import UserError
+from elth_dist.jobs.controls import Alteration
 from elth_dist.jobs.graph import Graph, Job
 from elth_dist.jobs.kinds.prune import PruneJob
 from elth_dist.plugins import plugin_of
@@ -20,6 +21,9 @@ from tests.helpers.ranks import REPOSITORY
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from elth_dist.models.options import Init
+    from elth_dist.tickets.ticket import Ticket
 
 
 class Smallest(Criterion):
@@ -88,6 +92,26 @@ def test_jobs_that_use_a_plugin_name_it_and_its_content(registered: None) -> Non
         assert plugin["sha256"] == hashlib.sha256(Path(__file__).name.encode() + b"\0" + source).hexdigest()
     for name in ("pretrain", "train"):
         assert "plugin" not in str(jobs[name].part), name
+
+
+class Untouched(Alteration):
+    """A control from outside that changes nothing."""
+
+    label: ClassVar[str] = "untouched"
+    name: Literal["untouched"] = "untouched"
+
+    def alter(self, ticket: "Ticket", seed: int, init: "Init") -> "Ticket":
+        return ticket
+
+
+def test_a_training_of_a_plugins_control_names_the_plugin() -> None:
+    controls.add(Untouched)
+    try:
+        jobs = planned(name="imp", levels=1, controls=["untouched", "random"])
+    finally:
+        del controls._kinds["untouched"]
+    assert jobs["untouched-resnet14_cifar"].part["plugin"] == plugin_of(__name__).to_json()  # type: ignore[union-attr]
+    assert "plugin" not in jobs["random-resnet14_cifar"].part
 
 
 def test_jobs_that_use_no_plugin_keep_their_identities() -> None:

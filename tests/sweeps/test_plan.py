@@ -185,7 +185,7 @@ def test_names_stay_when_an_unrelated_default_is_added(tmp_path: Path, monkeypat
 def test_job_is_found_again_from_its_written_configuration(tmp_path: Path) -> None:
     for name, job in planned(tmp_path).jobs.items():
         config, _, jobs = read_job(job.config.to_yaml(), name)
-        assert jobs[name].identity == job.identity
+        assert jobs[name].job.identity == job.job.identity
         assert config.to_yaml() == job.config.to_yaml()
 
 

@@ -1,11 +1,12 @@
 """train: a ticket, a control made of one, or a dense network, to the end."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from elth_dist.jobs.kinds.base import NetworkJob
+from elth_dist.plugins import plugin_of
 from elth_dist.registry import controls, job_kinds
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class TrainJob(NetworkJob):
     @property
     def file(self) -> str | None:
         return self.path
+
+    def part(self, files: Mapping[str, str]) -> dict[str, Any]:
+        part = super().part(files)
+        plugin = None if self.control is None else plugin_of(controls[self.control].__module__)
+        return part if plugin is None else {**part, "plugin": plugin.to_json()}
 
     def builds_on_file(self, inputs: Mapping[str, str]) -> bool:
         return self.path is not None
