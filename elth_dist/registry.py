@@ -65,6 +65,19 @@ def _origin(kind: Any) -> str:
     return f"{owner.__module__}.{owner.__qualname__}"
 
 
+def joined(what: str, *groups: Mapping[str, type[Options]]) -> dict[str, type[Options]]:
+    """Kinds of several registries under one name each. UserError if two of them have the same name."""
+    kinds: dict[str, type[Options]] = {}
+    for group in groups:
+        for name, kind in group.items():
+            if name in kinds:
+                raise UserError(
+                    f"{what} {name!r} is registered twice: by {_origin(kinds[name])} and by {_origin(kind)}"
+                )
+            kinds[name] = kind
+    return kinds
+
+
 def load_folder(package: str, path: Iterable[str]) -> None:
     """Import every module of a package, so that its kinds register: a new file is all that a new kind takes."""
     for module in pkgutil.iter_modules(path):

@@ -107,7 +107,7 @@ def test_a_mistake_on_the_command_line_is_answered_in_the_users_words(typed: str
             "; did you mean magnitude?",
         ),
         ("--method.controls='[\"wanda\"]'", "method.controls.0.name: 'wanda' is no control; valid are dense,", "dpf"),
-        ("--method impp", "method.name: 'impp' is no method; valid are imp, dense,", "; did you mean imp?"),
+        ("--method impp", "method.name: 'impp' is no method; valid are dense, imp,", "; did you mean imp?"),
     ],
 )
 def test_a_name_of_no_kind_is_answered_with_those_that_are(typed: str, start: str, end: str) -> None:

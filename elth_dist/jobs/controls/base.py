@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from elth_dist.jobs.graph import Graph
+from elth_dist.jobs.kinds.dense import DenseJob
 from elth_dist.jobs.kinds.dynamic import DynamicJob
 from elth_dist.jobs.kinds.imp import PretrainJob
 from elth_dist.jobs.kinds.prune import PruneJob
 from elth_dist.jobs.kinds.train import TrainJob
 from elth_dist.jobs.setting import Setting
 from elth_dist.options import Options, Step
-from elth_dist.registry import OneOf, controls, criteria, updates
+from elth_dist.registry import OneOf, controls, criteria, joined, updates
 from elth_dist.sparsity.criteria import Criterion
 from elth_dist.sparsity.updates import MaskUpdate
 
@@ -71,16 +72,15 @@ class Alteration(Control):
         """
 
     def plan(self, graph: Graph, place: Place) -> None:
-        graph.add(f"{self.name}-{place.name}", train_job(place.setting, control=self.name), ticket=place.ticket)
+        graph.add(f"{self.name}-{place.name}", train_job(place.setting, control=self), ticket=place.ticket)
 
     def plan_file(self, graph: Graph, setting: Setting, path: str | None, inputs: Mapping[str, str]) -> None:
-        graph.add("train", train_job(setting, control=self.name, path=path), **inputs)
+        graph.add("train", train_job(setting, control=self, path=path), **inputs)
 
 
 def control_kinds() -> dict[str, type[Options]]:
     """Everything that can stand next to a ticket: controls, criteria (pruning at theta_r), and mask updates."""
-    scored = {name: kind for name, kind in criteria.items() if kind.as_control}
-    return {**controls, **scored, **updates}
+    return joined("control", controls, {name: kind for name, kind in criteria.items() if kind.as_control}, updates)
 
 
 #: A field of any control.
@@ -113,7 +113,7 @@ def pretrain_job(setting: Setting, rewind: Step) -> PretrainJob:
     return PretrainJob(setting=setting.model_copy(update={"data_seed": None}), rewind=rewind)
 
 
-def train_job(setting: Setting, *, control: str | None = None, path: str | None = None) -> TrainJob:
+def train_job(setting: Setting, *, control: Alteration | None = None, path: str | None = None) -> TrainJob:
     """Train a ticket to the end."""
     return TrainJob(setting=setting, data_order="train", control=control, path=path)
 
@@ -127,5 +127,4 @@ def dynamic_job(
 
 def add_dense(graph: Graph, setting: Setting) -> str:
     """Add one uninterrupted dense training."""
-    options = TrainJob(setting=setting, data_order="pretrain", control="dense")
-    return graph.add(f"dense-{setting.model.arch}", options)
+    return graph.add(f"dense-{setting.model.arch}", DenseJob(setting=setting, data_order="pretrain"))

@@ -1,13 +1,13 @@
-"""train: a ticket, a control made of one, or a dense network, to the end."""
+"""train: a ticket, or a control made of one, to the end."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import Field
 
 from elth_dist.jobs.kinds.base import NetworkJob
-from elth_dist.plugins import plugin_of
-from elth_dist.registry import controls, job_kinds
+from elth_dist.options import Options
+from elth_dist.registry import OneOf, controls, job_kinds
 
 if TYPE_CHECKING:
     from elth_dist.jobs.context import JobContext, Metrics
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @job_kinds.add
 class TrainJob(NetworkJob):
-    """Train to the end: the ticket of the input or of the file `path`, a control made of it, or a dense network."""
+    """Train the ticket of the input or of the file `path`, or a control made of it, to the end."""
 
     name: ClassVar[str] = "train"
     folder: ClassVar[str] = "train"
@@ -27,7 +27,9 @@ class TrainJob(NetworkJob):
     inputs: ClassVar[Mapping[str, str]] = {"ticket": "what is trained, or what the control is made of"}
 
     data_order: str
-    control: str | None = Field(default=None, description="'dense', or the name of an alteration (jobs.controls)")
+    control: Annotated[Options, OneOf("control", lambda: controls)] | None = Field(
+        default=None, description="how the ticket is changed first: a jobs.controls.Alteration; null: not at all"
+    )
     path: str | None = None
 
     @property
@@ -36,8 +38,14 @@ class TrainJob(NetworkJob):
 
     def part(self, files: Mapping[str, str]) -> dict[str, Any]:
         part = super().part(files)
-        plugin = None if self.control is None else plugin_of(controls[self.control].__module__)
-        return part if plugin is None else {**part, "plugin": plugin.to_json()}
+        if part.get("control", {}).keys() == {"name"}:  # as version 0.1.0 wrote it
+            part["control"] = part["control"]["name"]
+        return part
+
+    @property
+    def alteration(self) -> "Alteration | None":
+        """How the ticket is changed before it is trained."""
+        return cast("Alteration | None", self.control)
 
     def builds_on_file(self, inputs: Mapping[str, str]) -> bool:
         return self.path is not None
@@ -50,47 +58,18 @@ class TrainJob(NetworkJob):
         from elth_dist.jobs.training import load_ticket, train_ticket
         from elth_dist.runtime.seeds import derive_seed
 
-        if self.control == "dense":
-            return self._train_dense(job)
         setting, ticket = self.setting, load_ticket(self.path, job)
         what = f"{ticket.arch} ticket"
-        if self.control is not None:
-            alteration: Alteration = controls[self.control]()
-            ticket = alteration.alter(ticket, derive_seed(setting.seed, self.control, ticket.hash), setting.model.init)
-            what = f"{alteration.label} of {ticket.arch}"
+        if self.alteration is not None:
+            seed = derive_seed(setting.seed, self.alteration.name, ticket.hash)
+            ticket = self.alteration.alter(ticket, seed, setting.model.init)
+            what = f"{self.alteration.label} of {ticket.arch}"
         title = f"{what}, density {ticket.density:.2%}"
         return train_ticket(job, setting, ticket, data_order=self.data_order, title=title)
 
-    def _train_dense(self, job: "JobContext") -> "Metrics":
-        """One uninterrupted training from initialisation, with the data order of `pretrain` from its first step."""
-        from elth_dist.jobs.training import (
-            dense_masks,
-            finish_report,
-            initial_model,
-            report_end,
-            train,
-            training_metrics,
-        )
-        from elth_dist.sparsity.updates.static import StaticMask
-        from elth_dist.tickets.weights import save_weights
-
-        setting = self.setting
-        model = initial_model(setting, job.training.dataset)
-        masks = dense_masks(model, setting)
-        title = f"dense {setting.model.arch}"
-        fitted = train(job, setting, model, StaticMask(masks), data_order=self.data_order, title=title)
-        if job.is_main:
-            save_weights(job.folder.trained, fitted.weights)
-        report_end(job, fitted, masks)
-        finish_report(job, setting, fitted)
-        return {**training_metrics(fitted), "arch": setting.model.arch, "density": 1.0}
-
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> None:
-        ticket = inputs.get("ticket") if self.path is None else forecast.read(self.path)
-        forecast.train(name, self.setting, ticket or forecast.dense(self.setting))
+        forecast.train(name, self.setting, inputs["ticket"] if self.path is None else forecast.read(self.path))
 
     def title(self, job: "Job", rows: "Rows") -> str:
-        if self.control == "dense":
-            return "dense"
         ticket = rows.ticket_title(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"
-        return ticket if self.control is None else f"{controls[self.control].label} ({ticket})"
+        return ticket if self.alteration is None else f"{self.alteration.label} ({ticket})"

@@ -12,7 +12,7 @@ from elth_dist.jobs.kinds.prune import PruneJob
 from elth_dist.jobs.methods.base import Method, Start
 from elth_dist.jobs.setting import Setting
 from elth_dist.options import Options, Step
-from elth_dist.registry import OneOf, criteria, methods, updates
+from elth_dist.registry import OneOf, criteria, joined, methods, updates
 from elth_dist.sparsity.criteria import Criterion
 from elth_dist.sparsity.updates import MaskUpdate
 
@@ -85,7 +85,7 @@ def method_kinds() -> dict[str, type[Options]]:
     """Everything that a run can do, by name."""
     pruned = {name: _combined(kind, PrunedMethod) for name, kind in criteria.items()}
     dynamic = {name: _combined(kind, DynamicMethod) for name, kind in updates.items()}
-    return {**methods, **{name: kind for name, kind in {**pruned, **dynamic}.items() if name not in methods}}
+    return joined("method", methods, pruned, dynamic)
 
 
 #: A field of any method.
