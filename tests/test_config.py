@@ -101,7 +101,10 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         (["--train.global_batch", "many"], "train.global_batch"),
         (["--method.rewind", "5x"], "method.rewind: '5x' is no step: write '5ep' (epochs), '1000it' (iterations) or 0"),
         (["--method.prune_fraction", "1.0"], "method.prune_fraction: Input should be less than 1"),
-        (["--method.name", "impp"], "method.name: 'impp' is no method; valid are dense, imp, reinit, ticket, grasp, magnitude"),
+        (
+            ["--method.name", "impp"],
+            "method.name: 'impp' is no method; valid are dense, imp, reinit, ticket, grasp, magnitude",
+        ),
         (["--method.name", "snip"], "method: needs either density or like (a ticket file)"),
         (["--method.name", "snip", "--method.density", "0"], "method.density: Input should be greater than 0"),
         (["--method.controls=[snap]"], "method.controls.0.name: 'snap' is no control"),

@@ -110,7 +110,7 @@ def test_a_training_of_a_plugins_control_names_the_plugin() -> None:
         jobs = planned(name="imp", levels=1, controls=["untouched", "random"])
     finally:
         del controls._kinds["untouched"]
-    assert jobs["untouched-resnet14_cifar"].part["plugin"] == plugin_of(__name__).to_json()  # type: ignore[union-attr]
+    assert jobs["untouched-resnet14_cifar"].part["control"]["plugin"] == plugin_of(__name__).to_json()  # type: ignore[union-attr]
     assert "plugin" not in jobs["random-resnet14_cifar"].part
 
 

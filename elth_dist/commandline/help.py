@@ -4,13 +4,13 @@ import inspect
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from elth_dist.commandline.tree import elements, forms, is_section, name_in, origin, sections
+from elth_dist.commandline.tree import elements, forms, is_section, name_in, sections
 from elth_dist.commandline.values import placeholder, show
 from elth_dist.registry import OneOf
 
@@ -67,7 +67,9 @@ def _in_general(model: type[BaseModel], given: Mapping[str, Any]) -> Iterator[st
         for section in [] if kinds else _inner(field):
             yield ""
             yield f"{name}: {field.description or _summary(section)}"
-            yield from _section(section, f"{name}.", value)
+            yield from _fields(section.model_fields, f"{name}.")
+            for option, part in section.model_fields.items():
+                yield from _described_kinds(f"{name}.{option}", part)
     yield ""
     yield "How to write values:"
     yield from _rows(_VALUES)
@@ -84,7 +86,7 @@ def _of_kind(section: str, one_of: OneOf, name: str, *, usage: bool = True) -> I
     yield ""
     yield f"{section} {name}: {_summary(kind)}"
     own = {option: field for option, field in kind.model_fields.items() if option != "name"}
-    yield from _fields(own, f"{section}.")
+    yield from _fields(own, f"{section}.", defaults=_defaults(kind))
     for option, field in own.items():
         yield from _described_parts(f"{section}.{option}", field)
     if usage:
@@ -106,8 +108,17 @@ def _described_parts(option: str, field: FieldInfo) -> Iterator[str]:
                 yield from _fields(part.model_fields, "", dashes="")
             elif isinstance(part, OneOf):
                 yield ""
-                yield f"each of {option}: the name of a {part.what}, or {{name: NAME, OPTION: VALUE}}"
+                yield f"each of {option}: the name of {_a(part.what)}, or {{name: NAME, OPTION: VALUE}}"
                 yield from _rows(_alternatives(part, with_options=True))
+
+
+def _described_kinds(option: str, field: FieldInfo) -> Iterator[str]:
+    """What an option can name."""
+    for form in forms(field):
+        if isinstance(form, OneOf):
+            yield ""
+            yield f"{option}: the name of {_a(form.what)}, or {{name: NAME, OPTION: VALUE}}"
+            yield from _rows(_alternatives(form, with_options=True))
 
 
 def _kinds(section: str, one_of: OneOf, field: FieldInfo) -> Iterator[str]:
@@ -127,29 +138,13 @@ def _alternatives(one_of: OneOf, *, with_options: bool) -> Iterator[tuple[str, s
         yield ", ".join(names), f"{_summary(kind)}{listed}"
 
 
-def _section(section: type[BaseModel], prefix: str, given: Any) -> Iterator[str]:
-    """A section; where it has presets by `name`, the defaults are those of the given name."""
-    presets = _presets(section, given)
-    texts: dict[str, str] = {}
-    for name in section.model_fields if presets else ():
-        values = list(dict.fromkeys(show(getattr(preset, name)) for preset in presets))
-        texts[name] = f"default: {values[0]}" if len(values) == 1 else f"default: by {prefix}name"
-    yield from _fields(section.model_fields, prefix, defaults=texts)
-
-
-def _presets(section: type[BaseModel], given: Any) -> list[BaseModel]:
-    field = section.model_fields.get("name")
-    if field is None or not field.is_required() or origin(field.annotation) is not Literal:
-        return []
-    choices = get_args(field.annotation)
-    chosen = name_in(given)
-    presets = []
-    for name in [chosen] if chosen in choices else choices:
-        try:
-            presets.append(section.model_validate({"name": name}))
-        except ValidationError:
-            return []
-    return presets
+def _defaults(kind: type[BaseModel]) -> dict[str, str]:
+    """The defaults of a kind that fills in values of its own, such as a dataset its image size; by option."""
+    try:
+        filled = kind()
+    except ValidationError:  # an option is required: no values without it
+        return {}
+    return {name: f"default: {show(getattr(filled, name))}" for name in kind.model_fields}
 
 
 def _fields(
@@ -194,3 +189,7 @@ def _rows(rows: Sequence[tuple[str, str]] | Iterator[tuple[str, str]]) -> Iterat
         else:
             yield f"  {left:<{indent - 2}}{text.pop(0)}"
         yield from (" " * indent + line for line in text)
+
+
+def _a(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"

@@ -29,10 +29,11 @@ def test_general_help_has_sections_methods_lists_and_examples(capsys: pytest.Cap
     for expected in (
         "--train.milestones STEP,... steps at which the schedule `step` multiplies",
         "by `gamma` (default: 80ep,120ep)",
-        "--train.momentum NUMBER momentum of SGD; 0: none (default: 0.9)",
+        "--train.momentum NUMBER momentum of sgd; 0: none (default: 0.9)",
         "--model.arch TEXT",
         "(required)",
-        "--data.image_size INTEGER height and width of the network's input, pixels (default: by data.name)",
+        "data: which images, how they are read and augmented; --data NAME --help shows the options of one",
+        "--train.optimizer OPTIMIZER optimizer: a name, or a name with options (default: sgd)",
         "--engine.timeout_minutes NUMBER",
         "--run.dir PATH|null folder that everything is written to; null: runs/NAME (default: null)",
         "imp Iterative magnitude pruning",

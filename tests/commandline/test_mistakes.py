@@ -35,12 +35,13 @@ def refused(*arguments: str) -> str:
 TYPED = {
     # sections and kinds
     "--model X": "model: 'X' is no section of options; write {arch: X} or --model.arch X",
-    "--data digits": "data: 'digits' is no section of options; write {name: digits} or --data.name digits",
+    "--data digit": "data.name: 'digit' is no dataset; valid are cifar10, digits, folder, imagenet, synthetic; "
+    "did you mean digits?",
     "--train 3": "train: '3' is no section of options; write {OPTION: VALUE} or --train.OPTION VALUE",
     "--method rigl": "method: needs either density or like (a ticket file)",
     "--method ticket": "method.path: is required; give it in the file or as --method.path",
     "--method dpf --method.density 0.1 --method.batches 3": "method.batches: is no option of method 'dpf'; valid are "
-    "multiplier, begin, end, distribution, every, density, like",
+    "density, like, multiplier, distribution, every, begin, end",
     # lists
     "--method.transfers resnet20_cifar": "method.transfers.0: 'resnet20_cifar' is no section of options; write "
     "{to: resnet20_cifar}",
@@ -106,7 +107,7 @@ def test_a_mistake_on_the_command_line_is_answered_in_the_users_words(typed: str
             "method.controls.1.name: 'magnitud' is no control; valid are dense, random,",
             "; did you mean magnitude?",
         ),
-        ("--method.controls='[\"wanda\"]'", "method.controls.0.name: 'wanda' is no control; valid are dense,", "dpf"),
+        ("--method.controls='[\"wanda\"]'", "method.controls.0.name: 'wanda' is no control; valid are dense,", "snfs"),
         ("--method impp", "method.name: 'impp' is no method; valid are dense, imp,", "; did you mean imp?"),
     ],
 )
