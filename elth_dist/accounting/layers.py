@@ -66,7 +66,7 @@ class Network:
 @functools.lru_cache(maxsize=64)
 def network(arch: str, image_size: int, num_classes: int) -> Network:
     """One of our networks (see models.families) on images of `image_size` pixels. UserError if there is none."""
-    model = blank_model(arch, num_classes)
+    model = blank_model(arch, num_classes, image_size)
     return count_layers(model, (3, image_size, image_size))
 
 

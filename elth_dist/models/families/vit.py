@@ -1,4 +1,4 @@
-"""Vision Transformers (Dosovitskiy et al. 2021) in the sizes of DeiT (Touvron et al. 2021), as torchvision builds them."""
+"""Vision Transformers (Dosovitskiy et al. 2021) in the sizes of DeiT (Touvron et al. 2021), built by torchvision."""
 
 import math
 import re
