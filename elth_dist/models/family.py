@@ -175,6 +175,9 @@ class Family(ABC):
         """How E-LTH counts the network's FLOPs by its depth; None: it does not. UserError where that is undefined."""
         return None
 
+    def __repr__(self) -> str:
+        return self.name
+
     def __reduce__(self) -> "tuple[object, ...]":
         # a copy of a network, and one read from a pickle, is of the same family
         return _registered, (self.name,)

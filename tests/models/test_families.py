@@ -1,19 +1,26 @@
 """What names say about networks."""
 
+import copy
+import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import elth_dist
 from elth_dist.errors import UserError
 from elth_dist.models.build import blank_model
 from elth_dist.models.families import architecture
 from elth_dist.models.options import ModelOptions
 
-NAMES = ["resnet18", "resnet26", "resnet50", "resnet8_cifar", "resnet20_cifar", "vgg13", "vgg16", "vgg19"]
+NAMES = ["resnet18", "resnet26", "resnet50", "resnet8_cifar", "resnet20_cifar", "vgg13", "vgg16", "vgg19", "vit_xs4"]
+#: The first names of the keys outside of the units.
+OUTSIDE = {"vgg": {"fc"}, "vit": {"class_token", "conv_proj", "encoder", "heads"}}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +37,9 @@ NAMES = ["resnet18", "resnet26", "resnet50", "resnet8_cifar", "resnet20_cifar", 
         ("vgg13", (2, 2, 2, 2, 2)),
         ("vgg16", (2, 2, 3, 3, 3)),
         ("vgg19", (2, 2, 4, 4, 4)),
+        ("vit_xs4", (4,)),
+        ("vit_ti12", (12,)),
+        ("vit_s16", (16,)),
     ],
 )
 def test_units_are_those_of_the_papers(name: str, units: tuple[int, ...]) -> None:
@@ -56,14 +66,23 @@ def test_a_wrong_cifar_depth_names_one_that_is_valid(depth: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("resnet35", "resnet34"), ("resnet27", "resnet26"), ("resnet20-cifar", "resnet20_cifar"), ("vgg_16", "vgg16")],
+    [
+        ("resnet35", "resnet34"),
+        ("resnet27", "resnet26"),
+        ("resnet20-cifar", "resnet20_cifar"),
+        ("vgg_16", "vgg16"),
+        ("vit_s10", "vit_s12"),
+    ],
 )
 def test_a_typo_names_a_valid_network(name: str, nearest: str) -> None:
     with pytest.raises(UserError, match=f"{name!r}: did you mean '{nearest}'"):
         architecture(name)
 
 
-@pytest.mark.parametrize("name", ["", "resnet020_cifar", "resnet２0_cifar", "RESNET18", "resnet18\n", "vgg11"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "resnet020_cifar", "resnet２0_cifar", "RESNET18", "resnet18\n", "vgg11", "vit_s012", "vit_b12", "Timm/x"],
+)
 def test_names_are_exact(name: str) -> None:
     with pytest.raises(UserError, match="unknown architecture"):
         architecture(name)
@@ -82,9 +101,7 @@ def test_units_own_every_tensor_but_stem_and_classifier(name: str) -> None:
     flat = [key for unit in owned for key in unit]
     assert len(flat) == len(set(flat)), "a tensor of two units"
     outside = [key for key in keys if key not in flat]
-    assert {key.split(".")[0] for key in outside} == (
-        {"fc"} if network.family.name == "vgg" else {"conv1", "bn1", "fc"}
-    )
+    assert {key.split(".")[0] for key in outside} == OUTSIDE.get(network.family.name, {"conv1", "bn1", "fc"})
     for stage, units in enumerate(network.units):
         for unit in range(units):
             for prefix in network.unit_prefixes(stage, unit):
@@ -116,6 +133,9 @@ def test_transfers_stay_within_family_and_kind_of_unit() -> None:
         ["resnet50", "resnet101", "resnet152"],
         ["resnet20_cifar", "resnet56_cifar"],
         ["vgg13", "vgg16", "vgg19"],
+        ["vit_xs4", "vit_xs8"],
+        ["vit_ti8", "vit_ti12", "vit_ti16"],
+        ["vit_s8", "vit_s12", "vit_s16"],
     ]
     for i, group in enumerate(groups):
         for j, other in enumerate(groups):
@@ -131,7 +151,48 @@ def test_options_check_the_name() -> None:
         ModelOptions(arch="resnet26", init="zeros")
 
 
+def test_networks_of_libraries_are_named_by_their_form_and_move_nowhere() -> None:
+    wide, tiny = architecture("torchvision/wide_resnet50_2"), architecture("timm/convnext_tiny.fb_in22k")
+    assert (wide.family.name, wide.units, wide.slug) == ("torchvision", (), "torchvision-wide_resnet50_2")
+    assert tiny.slug == "timm-convnext_tiny.fb_in22k"
+    assert architecture("resnet18").slug == "resnet18"
+    assert not wide.transfers_to(wide)
+    assert wide.stage_of("layer1.0.conv1.weight") is None
+
+
+def test_messages_name_every_family() -> None:
+    with pytest.raises(UserError) as caught:
+        architecture("nothing-like-it")
+    for valid in ("resnet18", "resnet152", "vgg16", "vit_s12", "resnet(6n+2)_cifar", "torchvision/NAME", "timm/NAME"):
+        assert valid in str(caught.value)
+        assert valid in str(ModelOptions.model_fields["arch"].description)
+
+
+def test_a_copy_and_a_pickle_are_of_the_same_family() -> None:
+    for name in (*NAMES, "timm/convnext_tiny"):
+        network = architecture(name)
+        for again in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+            assert again == network
+            assert again.family is network.family
+
+
+def test_only_the_family_compares_families() -> None:
+    """A new family is one file: nothing else may ask which one it is, or know its classifier."""
+    package = Path(elth_dist.__file__).parent
+    forbidden = re.compile(r"family(\.name)? ==|\.block ==|[\"']fc\.weight[\"']")
+    wrong = [
+        str(path)
+        for path in package.rglob("*.py")
+        if path.parent.name != "families" and forbidden.search(path.read_text())
+    ]
+    assert wrong == []
+
+
 def test_names_options_and_plans_need_no_torch() -> None:
-    modules = "elth_dist.models.families, elth_dist.models.options, elth_dist.tickets.options, elth_dist.tickets.plans"
+    package = "elth_dist"
+    modules = ", ".join(
+        f"{package}.{name}"
+        for name in ("models", "models.families", "models.options", "tickets.options", "tickets.plans")
+    )
     code = f"import sys, {modules}; from elth_dist.tickets import plan_transfer; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600)

@@ -33,6 +33,12 @@ def test_prunable_weights_are_those_of_convolutions_and_linears_in_parameter_ord
             prunable_weights(Net(), [name])
 
 
+def test_the_stacked_weights_of_attention_are_prunable() -> None:
+    attention = nn.Sequential(nn.MultiheadAttention(8, 2), nn.LayerNorm(8))
+    assert list(prunable_weights(attention)) == ["0.in_proj_weight", "0.out_proj.weight"]
+    assert list(prunable_weights(nn.MultiheadAttention(8, 2))) == ["in_proj_weight", "out_proj.weight"]
+
+
 def test_dense_masks_of_a_model_and_of_shapes_are_equal() -> None:
     of_model = Masks.dense(Net(), ["fc.weight"])
     shapes = {"conv.weight": (4, 3, 3, 3), "blocks.0.weight": (4, 4, 1, 1), "fc.weight": (2, 4)}

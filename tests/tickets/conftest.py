@@ -26,9 +26,15 @@ def make_ticket() -> MakeTicket:
     return make
 
 
-def make(arch: str = "resnet20_cifar", num_classes: int = 10, density: float = 0.3, seed: int = 0) -> Ticket:
+def make(
+    arch: str = "resnet20_cifar",
+    num_classes: int = 10,
+    density: float = 0.3,
+    seed: int = 0,
+    image_size: int | None = None,
+) -> Ticket:
     """Random masks; buffers unlike any fresh network's."""
-    model = build_model(arch, num_classes, seed=seed)
+    model = build_model(arch, num_classes, image_size, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for name, buffer in model.named_buffers():
         if name.endswith("num_batches_tracked"):

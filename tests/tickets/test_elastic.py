@@ -48,6 +48,8 @@ def _check_units(source: Ticket, target: Ticket, plan: TransferPlan) -> None:
         ("vgg16", "vgg13"),
         ("resnet18", "resnet26"),
         ("resnet26", "resnet18"),
+        ("vit_xs4", "vit_xs6"),
+        ("vit_xs8", "vit_xs4"),
     ],
 )
 def test_whole_units_move(source: str, target: str, make_ticket: Make) -> None:
@@ -76,6 +78,42 @@ def test_transferred_networks_run(arch: str, make_ticket: Make) -> None:
 def test_a_transferred_imagenet_ticket_is_torchvisions(make_ticket: Make) -> None:
     moved = transfer(make_ticket("resnet26"), "resnet34")
     torchvision.models.resnet34(num_classes=10).load_state_dict(moved.weights, strict=True)
+
+
+def test_encoder_blocks_move_with_their_attention_and_layer_norms(make_ticket: Make) -> None:
+    ticket = make_ticket("vit_xs4", image_size=16)
+    moved = transfer(ticket, "vit_xs8", plan_transfer("vit_xs4", "vit_xs8", order="append"))
+    assert moved.image_size == 16
+    assert moved.meta.plan is not None
+    assert moved.meta.plan.stages == ((0, 1, 1, 2, 3, 1, 2, 3),)
+    for unit, source in enumerate(moved.meta.plan.stages[0]):
+        for name in ("ln_1.weight", "self_attention.in_proj_bias", "self_attention.in_proj_weight", "mlp.3.weight"):
+            new, old = (f"encoder.layers.encoder_layer_{number}.{name}" for number in (unit, source))
+            assert torch.equal(moved.weights[new], ticket.weights[old])
+            assert (new in moved.masks) == (name in ("self_attention.in_proj_weight", "mlp.3.weight"))
+            assert new not in moved.masks or torch.equal(moved.masks[new], ticket.masks[old])
+    for name in ("class_token", "encoder.pos_embedding", "encoder.ln.weight", "conv_proj.weight", "heads.head.weight"):
+        assert torch.equal(moved.weights[name], ticket.weights[name])
+    back = plan_transfer("vit_xs8", "vit_xs4", plan=[[0, 1, 3, 4]])
+    assert transfer(moved, "vit_xs4", back).hash == ticket.hash
+    logits = moved.model()(torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (2, 10)
+    with pytest.raises(UserError, match="64-wide encoder units, vit_ti8 of vit with 192-wide encoder units"):
+        transfer(ticket, "vit_ti8")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("resnet50", "resnet101"), ("resnet101", "resnet152"), ("resnet152", "resnet50"), ("resnet101", "resnet50")],
+)
+@pytest.mark.parametrize("order", ["interpolate", "append"])
+def test_every_tensor_of_a_bottleneck_network_is_filled_from_one_of_its_kind(
+    source: str, target: str, order: Order
+) -> None:
+    old, new = (blank_model(arch, 10).state_dict() for arch in (source, target))
+    keys = source_keys(plan_transfer(source, target, order), old, new)
+    assert all(new[key].shape == old[filled_from].shape for key, filled_from in keys.items())
+    assert all(key.split(".")[2:] == filled_from.split(".")[2:] for key, filled_from in keys.items())
 
 
 def test_bottlenecks_move_too(make_ticket: Make) -> None:

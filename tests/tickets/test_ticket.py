@@ -330,6 +330,50 @@ def test_saving_replaces_whole_files_or_nothing(
         first.save(tmp_path / "missing" / "t")
 
 
+def test_repr_is_one_line(ticket: Ticket) -> None:
+    percent = f"{ticket.density:.2%}"
+    assert repr(ticket) == f"Ticket(resnet20_cifar, density {percent}, level 5, rewind step 200, {ticket.hash[:12]})"
+
+
+def test_model_is_the_subnetwork(ticket: Ticket) -> None:
+    model, whole = ticket.model(), ticket.model(masked=False)
+    assert model.training
+    expected = ticket.masked_weights()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(tensor, ticket.weights[name]) for name, tensor in whole.state_dict().items())
+    with torch.no_grad():
+        model.get_parameter("fc.weight").fill_(3)
+    assert not (ticket.weights["fc.weight"] == 3).any()
+
+
+def test_a_ticket_of_another_image_size(make_ticket: Make, tmp_path: Path) -> None:
+    ticket = make_ticket("vit_xs4", image_size=16)
+    ticket.save(tmp_path / "t")
+    loaded = Ticket.load(tmp_path / "t")
+    assert (loaded.hash, loaded.image_size) == (ticket.hash, 16)
+    with pytest.raises(UserError, match="vit_xs4: the weights are for images of 16 px, not of 32 px"):
+        loaded.model(32)
+    assert loaded.model(16)(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("encoder.pos_embedding"), "'encoder.pos_embedding' is missing"),
+        (lambda t: t.update({"encoder.pos_embedding": torch.zeros(1, 7, 64)}), "'encoder.pos_embedding' is|'conv_proj"),
+        (lambda t: t.update({"conv_proj.weight": torch.zeros(64, 3, 0, 5)}), "'conv_proj.weight' is|'encoder.pos"),
+        (lambda t: t.pop("heads.head.weight"), "'heads.head.weight' is missing"),
+    ],
+)
+def test_shapes_of_a_vit_are_its_own(
+    change: Callable[[Any], Any], message: str, make_ticket: Make, tmp_path: Path
+) -> None:
+    _rewrite(make_ticket("vit_xs4", image_size=16), tmp_path / "t", tensors=change)
+    with pytest.raises(UserError, match=message) as caught:
+        Ticket.load(tmp_path / "t")
+    _assert_one_line(caught.value, tmp_path / "t")
+
+
 def test_golden_hash() -> None:
     """Hashes go into files and job identities: they must not change from one version to the next."""
     ticket = _constant()
