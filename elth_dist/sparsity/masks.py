@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 # Read as a little-endian int64, eight bools are bytes 0 or 1; times this number, the top byte is their eight bits.
 _GATHER_BITS = 0x0102040810204080
@@ -14,16 +15,35 @@ _GATHER_BITS = 0x0102040810204080
 def prunable_weights(model: nn.Module, excluded: Collection[str] = ()) -> dict[str, nn.Parameter]:
     """Every Conv2d and Linear weight of `model` by name, in `named_parameters` order, without those `excluded`.
 
-    ValueError if an excluded name is not a prunable weight of the model.
+    ValueError if an excluded name is not a prunable weight of the model, or a weight is computed from others (by
+    torch.nn.utils.parametrize, prune or weight_norm), so that it is no parameter.
     """
     owners = {
-        f"{name}.weight" if name else "weight"
+        f"{name}.weight" if name else "weight": module
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     }
-    if unknown := set(excluded) - owners:
+    for name, module in owners.items():
+        if "weight" not in module._parameters and name not in excluded:
+            raise ValueError(
+                f"{name!r} is no parameter but computed by {_computed_by(module)}; elth_dist.import_masks(model) reads "
+                "masks and plain weights off such a model"
+            )
+    if unknown := set(excluded) - owners.keys():
         raise ValueError(f"{min(unknown)!r} is excluded from pruning but is no prunable weight of the model")
     return {name: p for name, p in model.named_parameters() if name in owners and name not in excluded}
+
+
+def _computed_by(module: nn.Module) -> str:
+    """What makes a module's weight, for people."""
+    if parametrize.is_parametrized(module, "weight"):
+        assert isinstance(module.parametrizations, nn.ModuleDict)
+        steps = module.parametrizations["weight"]
+        assert isinstance(steps, nn.ModuleList)
+        return f"torch.nn.utils.parametrize ({', '.join(type(step).__name__ for step in steps)})"
+    if "weight_mask" in module._buffers:
+        return "torch.nn.utils.prune"
+    return "weight_norm" if "weight_g" in module._parameters else "a parametrization"
 
 
 class Overlap(NamedTuple):
