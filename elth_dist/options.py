@@ -43,6 +43,11 @@ class Options(BaseModel):
         plugin = plugin_of(type(self).__module__) if self.registered else None
         return found if plugin is None else {**found, "plugin": plugin.to_json()}
 
+    def resolved(self) -> dict[str, Any]:
+        """Every option that can affect a result, defaults written out, as JSON values."""
+        dumped = self.model_dump(mode="json")
+        return {name: dumped[name] for name, field in type(self).model_fields.items() if _affects_result(field)}
+
 
 def _affects_result(field: FieldInfo) -> bool:
     extra = field.json_schema_extra

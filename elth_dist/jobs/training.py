@@ -18,7 +18,7 @@ from elth_dist.sparsity.masks import Masks
 from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.sparsity.updates.updater import Updater
 from elth_dist.tickets.ticket import Ticket
-from elth_dist.tickets.weights import save_weights
+from elth_dist.tickets.weights import About, save_weights
 from elth_dist.training.loop import Fitted, Task, fit
 
 
@@ -81,7 +81,8 @@ def train_ticket(
     )
     if job.is_main:
         ticket.save(job.folder.ticket)
-        save_weights(job.folder.trained, fitted.weights)
+        about = about_weights(job, setting, fitted, ticket.density, ticket.meta.level)
+        save_weights(job.folder.trained, fitted.weights, about)
     report_end(job, fitted, ticket.masks, previous)
     finish_report(job, setting, fitted)
     return {**training_metrics(fitted), **ticket_metrics(ticket)}
@@ -120,6 +121,25 @@ def finish_report(job: JobContext, setting: Setting, fitted: Fitted) -> None:
     reporter = job.training.reporter
     reporter.hparams(setting.model_dump(mode="json"), {"top1": end.top1, "top5": end.top5, "loss": end.loss})
     reporter.finish_job()
+
+
+def about_weights(job: JobContext, setting: Setting, fitted: Fitted, density: float, level: int | None = None) -> About:
+    """What the file of a job's trained weights says about them."""
+    dataset, end = job.training.dataset, fitted.evaluation
+    return About(
+        arch=setting.model.arch,
+        num_classes=dataset.num_classes,
+        image_size=dataset.image_size,
+        dataset=setting.data.name,
+        data=setting.data.resolved(),
+        fingerprint=dataset.fingerprint,
+        density=density,
+        level=level,
+        job=job.identity,
+        top1=end.top1,
+        top5=end.top5,
+        val_loss=end.loss,
+    )
 
 
 def training_metrics(fitted: Fitted) -> Metrics:

@@ -99,6 +99,10 @@ class RunDirectory:
         assert name not in ("tensorboard", "digits"), name
         return JobFolder(self._jobs / name)
 
+    def started(self) -> list[str]:
+        """Names of the jobs that the run has been started for, in order; empty where that is not known."""
+        return list(self._read_started())
+
     def prepare(
         self,
         ranks: Ranks,

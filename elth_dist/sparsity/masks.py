@@ -6,12 +6,17 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 # Read as a little-endian int64, eight bools are bytes 0 or 1; times this number, the top byte is their eight bits.
 _GATHER_BITS = 0x0102040810204080
 
 #: Modules that own prunable weights, and what they call them.
-_PRUNABLE = {nn.Conv2d: "weight", nn.Linear: "weight", nn.MultiheadAttention: "in_proj_weight"}
+_PRUNABLE: Mapping[type[nn.Module], str] = {
+    nn.Conv2d: "weight",
+    nn.Linear: "weight",
+    nn.MultiheadAttention: "in_proj_weight",
+}
 
 
 def prunable_weights(model: nn.Module, excluded: Collection[str] = ()) -> dict[str, nn.Parameter]:
@@ -19,17 +24,36 @@ def prunable_weights(model: nn.Module, excluded: Collection[str] = ()) -> dict[s
 
     `in_proj_weight` of MultiheadAttention is one of them: three Linear weights (query, key, value), stacked.
 
-    ValueError if an excluded name is not a prunable weight of the model.
+    ValueError if an excluded name is not a prunable weight of the model, or a weight is computed from others (by
+    torch.nn.utils.parametrize, prune or weight_norm), so that it is not a parameter.
     """
-    owners = {
-        f"{name}.{_PRUNABLE[kind]}" if name else _PRUNABLE[kind]
+    owners: dict[str, nn.Module] = {
+        f"{name}.{_PRUNABLE[kind]}" if name else _PRUNABLE[kind]: module
         for name, module in model.named_modules()
         for kind in _PRUNABLE
         if isinstance(module, kind)
     }
-    if unknown := set(excluded) - owners:
+    for name, module in owners.items():
+        if name.rpartition(".")[2] not in module._parameters and name not in excluded:
+            raise ValueError(
+                f"{name!r} is not a parameter but computed by {_computed_by(module)}; "
+                "elth_dist.import_masks(model) reads masks and plain weights off such a model"
+            )
+    if unknown := set(excluded) - owners.keys():
         raise ValueError(f"{min(unknown)!r} is excluded from pruning but is no prunable weight of the model")
     return {name: p for name, p in model.named_parameters() if name in owners and name not in excluded}
+
+
+def _computed_by(module: nn.Module) -> str:
+    """What makes a module's weight, for people."""
+    if parametrize.is_parametrized(module, "weight"):
+        assert isinstance(module.parametrizations, nn.ModuleDict)
+        steps = module.parametrizations["weight"]
+        assert isinstance(steps, nn.ModuleList)
+        return f"torch.nn.utils.parametrize ({', '.join(type(step).__name__ for step in steps)})"
+    if "weight_mask" in module._buffers:
+        return "torch.nn.utils.prune"
+    return "weight_norm" if "weight_g" in module._parameters else "a parametrization"
 
 
 class Overlap(NamedTuple):

@@ -1,17 +1,22 @@
-"""`python -m elth_dist.tickets`: look at tickets, plan and make transfers, export state_dicts."""
+"""`python -m elth_dist.tickets`: look at tickets and weights, plan and make transfers, export state_dicts."""
 
 import argparse
+import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from elth_dist.errors import UserError
 from elth_dist.tickets.plans import Order, Squeeze, TransferPlan, plan_transfer
 
 if TYPE_CHECKING:  # torch is imported by the commands that need it: `plan` and mistakes answer at once
+    from torch import Tensor
+
     from elth_dist.tickets.ticket import Ticket
 
+TICKET_SUFFIXES = (".safetensors",)
 EXPORT_SUFFIXES = (".safetensors", ".pt")
 
 
@@ -28,34 +33,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print what a ticket is and how dense each layer is."""
+    """Print what tickets and trained weights are, and how dense each layer is."""
+    described = [_describe(path) for path in options.files]
+    if options.json:
+        print(json.dumps(described, indent=1, allow_nan=False))
+        return
+    for number, facts in enumerate(described):
+        if len(described) > 1:
+            print(f"{chr(10) if number else ''}{facts['file']}")
+        _print_facts(facts)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """All that a file says about itself, as JSON values."""
+    about: dict[str, Any]
+    ticket = _ticket(path)
+    if ticket is not None:
+        masks = ticket.masks
+        layers = {name: (masks[name].shape, kept) for name, kept in masks.counts.items()}
+        about = {"kind": "ticket", "arch": ticket.arch, "num_classes": ticket.num_classes, "density": ticket.density}
+        about |= {"kept": masks.kept, "total": masks.total, "hash": ticket.hash, **ticket.meta.model_dump(mode="json")}
+    else:
+        from elth_dist.tickets.weights import load_about, load_weights
+
+        weights = load_weights(path)
+        layers = {
+            name: (tensor.shape, int(tensor.count_nonzero()))
+            for name, tensor in weights.items()
+            if tensor.ndim > 1 and name.rpartition(".")[2] == "weight"
+        }
+        own = load_about(path)
+        about = {"kind": "weights", **(_result_beside(path) if own is None else own.model_dump(mode="json"))}
+    counts = {name: {"shape": list(shape), "kept": kept} for name, (shape, kept) in layers.items()}
+    return {"file": str(path), **about, "layers": counts}
+
+
+def _result_beside(path: Path) -> dict[str, Any]:
+    """What the job's result.json says about trained weights of an older version; empty if there is none."""
+    from elth_dist.runtime.job_folder import JobFolder
+
+    folder = JobFolder(path.resolve().parent)
+    if not folder.result.is_file():
+        return {}
+    result = folder.read()
+    if path.name not in result.files:
+        return {}
+    said = ("arch", "density", "level", "top1", "top5", "val_loss")
+    return {**{name: result.metrics[name] for name in said if name in result.metrics}, "job": result.identity}
+
+
+def _print_facts(facts: Mapping[str, Any]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from elth_dist.tickets.ticket import Ticket
-
-    ticket = Ticket.load(options.file)
     console = Console(highlight=False)
-    facts: dict[str, object] = {"arch": ticket.arch, "classes": ticket.num_classes, "density": _percent(ticket.density)}
-    facts |= {"weights": f"{ticket.masks.kept:,} of {ticket.masks.total:,} prunable weights kept", "hash": ticket.hash}
-    facts |= {name: value for name, value in ticket.meta if value not in (None, ())}
-    if ticket.meta.plan is not None:
-        facts["plan"] = f"{ticket.meta.plan.source} -> {ticket.meta.plan.target}: {ticket.meta.plan.text}"
-    facts |= {"controls": ", ".join(f"{c.kind} (seed {c.seed})" for c in ticket.meta.controls)}
-    for name, value in facts.items():
-        if value != "":
-            console.print(f"{name.replace('_', ' '):<12} {value}", markup=False, soft_wrap=True)
+    for name, value in _in_words(facts).items():
+        console.print(f"{name.replace('_', ' '):<12} {value}", markup=False, soft_wrap=True)
     table = Table("layer", "shape", "kept", "of", "density", box=box.SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, kept in ticket.masks.counts.items():
-        mask = ticket.masks[name]
-        shape = " x ".join(str(size) for size in mask.shape)
-        table.add_row(
-            name.removesuffix(".weight"), shape, f"{kept:,}", f"{mask.numel():,}", _percent(kept / mask.numel())
-        )
+    for name, layer in facts["layers"].items():
+        shape, size = " x ".join(map(str, layer["shape"])), math.prod(layer["shape"])
+        density = _percent(layer["kept"] / size)
+        table.add_row(name.removesuffix(".weight"), shape, f"{layer['kept']:,}", f"{size:,}", density)
     console.print(table)
+
+
+def _in_words(facts: Mapping[str, Any]) -> dict[str, object]:
+    """The facts for people, without those that are empty."""
+    said: dict[str, object] = {name: value for name, value in facts.items() if value not in (None, [], ())}
+    for name in ("file", "kind", "layers", "kept", "total", "format_version", "data"):
+        said.pop(name, None)
+    said = {("classes" if name == "num_classes" else name): value for name, value in said.items()}
+    said |= {name: _percent(facts[name]) for name in ("density", "top1", "top5") if name in said}
+    if "total" in facts:
+        said["weights"] = f"{facts['kept']:,} of {facts['total']:,} prunable weights kept"
+    if facts["kind"] == "weights":
+        said["weights"] = "trained" if "job" in facts else "a state_dict: what it is of, it does not say"
+    if "plan" in said:
+        made = TransferPlan(**{**facts["plan"], "stages": tuple(map(tuple, facts["plan"]["stages"]))})
+        said["plan"] = f"{made.source} -> {made.target}: {made.text}"
+    if "controls" in said:
+        said["controls"] = ", ".join(f"{control['kind']} (seed {control['seed']})" for control in facts["controls"])
+    return said
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -69,7 +130,7 @@ def plan(options: argparse.Namespace) -> None:
 
 def transfer(options: argparse.Namespace) -> None:
     """Make the elastic transformation and report the density that it reached."""
-    _refuse_existing(options)
+    _check_output(options, TICKET_SUFFIXES)
     from elth_dist.tickets.elastic import transfer as move
     from elth_dist.tickets.ticket import Ticket
 
@@ -85,31 +146,49 @@ def transfer(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a plain state_dict with the mask applied."""
-    if options.output.suffix not in EXPORT_SUFFIXES:
-        raise UserError(f"-o: {options.output}: the suffix says the format; valid are {', '.join(EXPORT_SUFFIXES)}")
-    _refuse_existing(options)
+    """Write a plain state_dict: a ticket's weights with the mask applied (untrained), or trained weights."""
+    _check_output(options, EXPORT_SUFFIXES)
     from elth_dist.tickets.files import write_file
-    from elth_dist.tickets.ticket import Ticket
 
-    ticket = Ticket.load(options.file)
-    write_file(options.output, _exported(ticket, options.output.suffix))
-    print(f"{options.output}: state_dict of {ticket.arch}, {_percent(ticket.density)} of its prunable weights kept")
+    ticket = _ticket(options.file)
+    if ticket is not None:
+        weights = ticket.masked_weights()
+        step = ticket.meta.rewind_step
+        what = f"{ticket.arch}, {_percent(ticket.density)} of its prunable weights kept; a ticket: theta_r, " + (
+            f"untrained beyond the rewind step {step}" if step else "untrained"
+        )
+    else:
+        from elth_dist.tickets.weights import load_weights
+
+        weights = load_weights(options.file)
+        facts = _describe(options.file)
+        what = facts.get("arch", "an unnamed network")
+        what += f", {_percent(facts['density'])} of its prunable weights kept" if "density" in facts else ""
+        what += f"; trained, top-1 {_percent(facts['top1'])}" if facts.get("top1") is not None else ""
+    write_file(options.output, _exported(weights, options.output.suffix))
+    print(f"{options.output}: state_dict of {what}")
 
 
-def _exported(ticket: "Ticket", suffix: str) -> bytes:
+def _exported(weights: "Mapping[str, Tensor]", suffix: str) -> bytes:
     import io
 
     import safetensors.torch
     import torch
 
-    weights = ticket.masked_weights()
     if suffix == ".safetensors":
-        data: bytes = safetensors.torch.save(weights, metadata={"format": "pt"})
+        data: bytes = safetensors.torch.save(dict(weights), metadata={"format": "pt"})
         return data
     buffer = io.BytesIO()
-    torch.save(weights, buffer)
+    torch.save(dict(weights), buffer)
     return buffer.getvalue()
+
+
+def _ticket(path: Path) -> "Ticket | None":
+    """The ticket in a file; None if it holds weights. UserError if it holds neither."""
+    from elth_dist.tickets.ticket import METADATA_KEY, Ticket
+    from elth_dist.tickets.weights import read_metadata
+
+    return Ticket.load(path) if METADATA_KEY in read_metadata(path) else None
 
 
 def _plan(source: str, target: str, options: argparse.Namespace) -> TransferPlan:
@@ -120,7 +199,12 @@ def _plan(source: str, target: str, options: argparse.Namespace) -> TransferPlan
     return plan_transfer(source, target, order, squeeze, options.units, options.plan)
 
 
-def _refuse_existing(options: argparse.Namespace) -> None:
+def _check_output(options: argparse.Namespace, suffixes: Sequence[str]) -> None:
+    if options.output.suffix not in suffixes:
+        raise UserError(
+            f"-o: {options.output}: the suffix says the format; valid {'is' if len(suffixes) == 1 else 'are'} "
+            f"{', '.join(suffixes)}"
+        )
     if options.output.exists() and not options.force:
         raise UserError(f"-o: {options.output} exists already; --force replaces it")
 
@@ -163,12 +247,16 @@ def _parser() -> _Parser:
         sub.set_defaults(command=command)
         return sub
 
-    add(show, ticket)
+    showing = add(show)
+    showing.add_argument("files", type=Path, nargs="+", metavar="FILE", help="tickets and files of trained weights")
+    showing.add_argument("--json", action="store_true", help="print a JSON list, one object per file")
     planning = add(plan, rules)
     planning.add_argument("source", metavar="SRC", help="the ticket's network, such as resnet26")
     planning.add_argument("target", metavar="DST", help="the network to fill, such as resnet34")
     add(transfer, ticket, rules, output).add_argument("--to", required=True, metavar="ARCH", help="the target network")
-    add(export, ticket, output)
+    weights = _Parser(add_help=False)
+    weights.add_argument("file", type=Path, metavar="FILE", help="a ticket, or trained.safetensors of a job")
+    add(export, weights, output)
     return parser
 
 

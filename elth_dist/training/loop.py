@@ -23,7 +23,7 @@ from elth_dist.sparsity.masks import prunable_weights
 from elth_dist.sparsity.updates.updater import Updater
 from elth_dist.training.clock import Clock
 from elth_dist.training.context import Context
-from elth_dist.training.evaluation import Evaluation, evaluate
+from elth_dist.training.evaluation import Evaluation, validate
 from elth_dist.training.meters import Meters
 from elth_dist.training.options import TrainOptions
 from elth_dist.training.schedule import learning_rate
@@ -218,7 +218,7 @@ class _Training:
         """Measure on the validation set and report it."""
         with self._clock.paused(), self._update.computing():
             self._update.check()
-            self._evaluation = evaluate(self._engine, self._validation, self._context.ranks)
+            self._evaluation = validate(self._engine, self._validation, self._context.ranks)
         found = self._evaluation
         self._report({"val/loss": found.loss, "val/top1": found.top1, "val/top5": found.top5})
 

@@ -114,9 +114,17 @@ def test_export_as_pt(path: Path, tmp_path: Path) -> None:
         ("plan resnet26", "the following arguments are required: DST"),
         ("", "required: COMMAND"),
         ("plant resnet26 resnet34", "invalid choice: 'plant'"),
-        ("transfer {dir}/ticket.safetensors --to resnet18 -o {dir}/out", "one family only"),
-        ("transfer {dir}/ticket.safetensors --to resnet8_cifar -o {dir}/no/out", "{dir}/no/out: cannot be written"),
-        ("transfer {dir}/ticket.safetensors --to resnet8_cifar -o {dir}/foreign", "foreign exists already; --force"),
+        ("transfer {dir}/ticket.safetensors --to resnet18 -o {dir}/out.safetensors", "one family only"),
+        (
+            "transfer {dir}/ticket.safetensors --to resnet8_cifar -o {dir}/no/out.safetensors",
+            "{dir}/no/out.safetensors: cannot be written",
+        ),
+        (
+            "transfer {dir}/ticket.safetensors --to resnet8_cifar -o {dir}/ticket.safetensors",
+            "ticket.safetensors exists already; --force",
+        ),
+        ("transfer {dir}/ticket.safetensors --to resnet8_cifar -o {dir}/out.pt", "out.pt: the suffix says the format"),
+        ("export {dir}/ticket.safetensors -o {dir}/foreign.pt", "foreign.pt exists already; --force"),
         ("transfer {dir}/ticket.safetensors -o {dir}/out", "required: --to"),
         ("export {dir}/ticket.safetensors -o {dir}/out.pth", "valid are .safetensors, .pt"),
         ("export {dir}/foreign -o {dir}/out.pt", "{dir}/foreign: is not a ticket file"),
@@ -125,7 +133,8 @@ def test_export_as_pt(path: Path, tmp_path: Path) -> None:
 def test_mistakes_are_one_line_and_write_nothing(
     arguments: str, message: str, path: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    (tmp_path / "foreign").write_bytes(b"PK\3\4 not ours")
+    for name in ("foreign", "foreign.pt"):
+        (tmp_path / name).write_bytes(b"PK\3\4 not ours")
     before = {item.name: item.read_bytes() for item in tmp_path.iterdir()}
     assert _run(*arguments.format(dir=tmp_path).split()) == 2
     captured = capsys.readouterr()

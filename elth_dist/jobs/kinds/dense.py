@@ -32,6 +32,7 @@ class DenseJob(NetworkJob):
     def run(self, job: "JobContext") -> "Metrics":
         """Leave the trained weights."""
         from elth_dist.jobs.training import (
+            about_weights,
             dense_masks,
             finish_report,
             initial_model,
@@ -48,7 +49,7 @@ class DenseJob(NetworkJob):
         title = f"dense {setting.model.arch}"
         fitted = train(job, setting, model, StaticMask(masks), data_order=self.data_order, title=title)
         if job.is_main:
-            save_weights(job.folder.trained, fitted.weights)
+            save_weights(job.folder.trained, fitted.weights, about_weights(job, setting, fitted, density=1.0))
         report_end(job, fitted, masks)
         finish_report(job, setting, fitted)
         return {**training_metrics(fitted), "arch": setting.model.arch, "density": 1.0}

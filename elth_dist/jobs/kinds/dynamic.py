@@ -44,6 +44,7 @@ class DynamicJob(NetworkJob):
         A training that is `multiplier` times as long follows a schedule stretched by it (RigL, section 4: RigL-Mx).
         """
         from elth_dist.jobs.training import (
+            about_weights,
             dense_masks,
             finish_report,
             initial_model,
@@ -79,7 +80,7 @@ class DynamicJob(NetworkJob):
         ticket = Ticket(setting.model.arch, initial, masks, meta)
         if job.is_main:
             ticket.save(job.folder.ticket)
-            save_weights(job.folder.trained, fitted.weights)
+            save_weights(job.folder.trained, fitted.weights, about_weights(job, setting, fitted, ticket.density))
         for name in masks.collapsed():
             job.training.reporter.warn(f"{job.name}: layer collapse: nothing is left of {name}")
         report_end(job, fitted, masks)
