@@ -18,8 +18,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 quickstart: $(VENV)/installed
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m elth_dist.train --config configs/quickstart.yaml
 
+# tests mostly wait for processes that they start: more workers than cores
+WORKERS ?= 4
+
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -24,10 +24,13 @@ die() {
     exit 1
 }
 
-free_ports() { # as many free TCP ports as asked for, held together so that they differ
+free_ports() { # as many free TCP ports as asked for, below those that systems give to whoever asks for any
     python3 - "$1" <<'PYTHON'
-import socket, sys
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
+import contextlib, random, socket, sys
+held = []
+while len(held) < int(sys.argv[1]):
+    with contextlib.suppress(OSError):
+        held.append(socket.create_server(("127.0.0.1", random.randrange(10_000, 32_000))))
 print(*(one.getsockname()[1] for one in held))
 PYTHON
 }

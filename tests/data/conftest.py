@@ -4,13 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 
 from elth_dist.data.digits import write_digits
 from tests.data.images import write_photos
-
-settings.register_profile("data", deadline=None)  # the machine may be busy
-settings.load_profile("data")
 
 
 @pytest.fixture(autouse=True, scope="module")

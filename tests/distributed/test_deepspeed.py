@@ -66,7 +66,7 @@ def test_signalled_run_on_zero_3_in_bf16_continues_bit_for_bit(tmp_path: Path) -
     with start(folder, 2, base=dense) as running:
         running.wait_for_output(0, "dense-resnet14_cifar:.*steps 0 to 24")
         running.signal(1, signal.SIGTERM)
-        results = running.finish(timeout=120)
+        results = running.finish()
     assert "the same command continues from there" in results[0].output
     assert len(list(folder.glob("*/checkpoints/step-*"))) == 1
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".pkl", ".bin")], "nothing is pickled"

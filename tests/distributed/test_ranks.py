@@ -164,7 +164,7 @@ def test_nobody_waits_for_a_rank_that_crashed(function: Any) -> None:
     start = time.monotonic()
     with pytest.raises(RanksFailed) as failure:
         run_ranks(function, 3)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 110, "the group's own limit is two minutes"
     results = failure.value.results
     assert [result.returncode for result in results] == [1, 1, 1]
     assert "ValueError: a bug on rank 1" in results[1].output

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.ranks import RunningRanks
+from tests.helpers.ranks import PATIENCE_SECONDS, RunningRanks
 from tests.helpers.runs import IMP, assert_same_science, jobs, run, start
 
 RESIDENT = "--data.loader=resident"
@@ -30,7 +30,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str]
     return get
 
 
-def wait_for(path: Path, running: RunningRanks, timeout: float = 120) -> None:
+def wait_for(path: Path, running: RunningRanks, timeout: float = PATIENCE_SECONDS) -> None:
     end = time.monotonic() + timeout
     while not path.exists():
         assert time.monotonic() < end, f"{path} did not appear:\n{running.output(0)}"
@@ -65,7 +65,7 @@ def test_signal_to_one_rank_saves_once_on_all_and_exits_0(
         wait_for(folder / "pretrain/result.json", running)
         running.wait_for_output(0, "level-00:.*steps 2 to 24")
         running.signal(1, number)
-        results = running.finish(timeout=60)
+        results = running.finish()
     assert [result.returncode for result in results] == [0, 0]
     assert "the same command continues from there" in results[0].output
     saved = list(folder.glob("*/checkpoints/step-*"))

@@ -120,7 +120,7 @@ def test_two_ranks_killed_at_random_always_find_what_they_saved(tmp_path: Path) 
                 running.signal(rank, signal.SIGKILL)
             for rank in {0, 1} - set(victims):
                 running.signal(rank, signal.SIGTERM)
-            results = running.finish(timeout=30, check=False)
+            results = running.finish(check=False)
         for result in results:
             steps = [int(line.split()[1]) for line in result.output.splitlines() if line.startswith(("found", "saved"))]
             assert steps[0] in (committed, committed + 1), "it goes on from the last save, announced or not"
@@ -168,7 +168,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(world_size: int, number
                 running.wait_for_output(rank, "ready")
             time.sleep(chance.uniform(0, 0.1))
             running.signal(target, number)
-            results = running.finish(timeout=30)
+            results = running.finish()
         polls = {result.value[0] for result in results}
         assert len(polls) == 1
         assert polls != {None}
@@ -185,7 +185,7 @@ def test_signals_to_all_ranks_and_none(tmp_path: Path) -> None:
             running.signal(rank, signal.SIGTERM)
             running.signal(rank, signal.SIGTERM)
             running.signal(rank, signal.SIGUSR1)
-        results = running.finish(timeout=30)
+        results = running.finish()
     assert results[0].value[0] == results[1].value[0]
     assert all(result.value[1] for result in results)
 
@@ -202,23 +202,25 @@ def test_nobody_waits_for_the_poll_of_a_rank_that_crashed() -> None:
     start = time.monotonic()
     with pytest.raises(RanksFailed, match="a bug on rank 1") as failure:
         run_ranks(_crash_between_polls, 2)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 110, "the group's own limit is two minutes"
     assert [result.returncode for result in failure.value.results] == [1, 1]
 
 
-def _seconds_of_second_poll(ranks: Ranks) -> float:
+def _poll_twice_one_after_the_other(ranks: Ranks, folder: str) -> None:
+    """Rank 1 begins its second poll when rank 0 has come back from its own."""
+    returned = Path(folder) / "returned"
     with StopSignals(ranks) as stop:
         stop.poll()
         ranks.barrier()
-        time.sleep(2.0 * ranks.rank)
-        start = time.monotonic()
+        while ranks.rank == 1 and not returned.exists():
+            time.sleep(0.01)
         stop.poll()
-        return time.monotonic() - start
+        if ranks.rank == 0:
+            returned.touch()
 
 
-def test_a_poll_does_not_wait_for_ranks_that_are_behind() -> None:
-    results = run_ranks(_seconds_of_second_poll, 2)
-    assert results[0].value < 1
+def test_a_poll_does_not_wait_for_ranks_that_are_behind(tmp_path: Path) -> None:
+    run_ranks(_poll_twice_one_after_the_other, 2, args=[str(tmp_path)], timeout=110)
 
 
 # ----------------------------------------------------------------------------------------------- run directory

@@ -322,7 +322,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     def get(engine: str, world_size: int) -> list[dict[str, Any]]:
         if (engine, world_size) not in done:
             folder = str(tmp_path_factory.mktemp("engine"))
-            started = run_ranks(contract, world_size, args=[ENGINES[engine], folder], timeout=240)
+            started = run_ranks(contract, world_size, args=[ENGINES[engine], folder])
             assert [result.output for result in started] == [""] * world_size, "engines are silent"
             done[engine, world_size] = [result.value for result in started]
         return done[engine, world_size]
@@ -500,7 +500,7 @@ def laid_out_otherwise(ranks: Ranks) -> str:
 
 
 def test_partitions_in_another_order_are_noticed_before_a_mask_goes_astray() -> None:
-    for result in run_ranks(laid_out_otherwise, 2, timeout=120):
+    for result in run_ranks(laid_out_otherwise, 2):
         assert result.value.startswith("DeepSpeed lays out its partitions in another way")
 
 
@@ -514,6 +514,6 @@ def compiled(ranks: Ranks, options: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("engine", ["ddp", "zero2"])
 def test_compiled_network_trains_like_the_plain_one(engine: str) -> None:
-    [result] = run_ranks(compiled, 1, args=[ENGINES[engine]], timeout=240)
+    [result] = run_ranks(compiled, 1, args=[ENGINES[engine]])
     faster, plain = result.value
     torch.testing.assert_close(torch.tensor(faster), torch.tensor(plain), rtol=1e-4, atol=1e-5)

@@ -33,7 +33,9 @@ from typing import Any, Protocol
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: How long the other ranks may live on when one has failed: enough to notice a broken connection.
-GRACE_SECONDS = 15.0
+GRACE_SECONDS = 60.0
+#: How long processes may take: minutes, since the machine may be busy with other tests.
+PATIENCE_SECONDS = 600.0
 SHOWN_CHARACTERS = 6000
 
 Program = Callable[..., Any] | Sequence[str] | str
@@ -67,7 +69,7 @@ def run_ranks(
     world_size: int = 2,
     *,
     args: Sequence[Any] = (),
-    timeout: float = 60.0,
+    timeout: float = PATIENCE_SECONDS,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     join: bool = True,
@@ -129,7 +131,7 @@ def run_torchrun(
     command: Sequence[str],
     nproc: int = 2,
     *,
-    timeout: float = 120.0,
+    timeout: float = PATIENCE_SECONDS,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     options: Sequence[str] = ("--standalone",),
@@ -222,7 +224,7 @@ class RunningRanks:
         """Where a rank's function leaves what it returned."""
         return self._folder / f"value-{rank}.json"
 
-    def wait_for_output(self, rank: int, pattern: str, timeout: float = 60.0) -> re.Match[str]:
+    def wait_for_output(self, rank: int, pattern: str, timeout: float = PATIENCE_SECONDS) -> re.Match[str]:
         """Wait until a rank has written something that matches (re.search)."""
         end = time.monotonic() + timeout
         while True:
@@ -235,7 +237,7 @@ class RunningRanks:
                 raise RanksFailed(f"rank {rank} {why} writing {pattern!r}", self._results())
             time.sleep(0.01)
 
-    def finish(self, timeout: float = 60.0, check: bool = True) -> list[RankResult]:
+    def finish(self, timeout: float = PATIENCE_SECONDS, check: bool = True) -> list[RankResult]:
         """Wait for all; RanksFailed when one is too late or (`check`) ends with another status than 0."""
         end = time.monotonic() + timeout
         failed = False

@@ -50,12 +50,10 @@ def train(*line: str) -> None:
     sys.exit(main(line))
 
 
-def run(
-    folder: Path, world_size: int, *more: str, base: Sequence[str] = FULL, timeout: float = 240, check: bool = True
-) -> list[RankResult]:
+def run(folder: Path, world_size: int, *more: str, base: Sequence[str] = FULL, check: bool = True) -> list[RankResult]:
     """A whole run on so many ranks; see run_ranks."""
     line = arguments(folder, *more, base=base)
-    return run_ranks(train, world_size, args=line, join=False, timeout=timeout, check=check)
+    return run_ranks(train, world_size, args=line, join=False, check=check)
 
 
 def start(

@@ -136,20 +136,32 @@ def test_folder_that_is_a_file_is_one_line(tmp_path: Path, capfd: pytest.Capture
         assert line.startswith(f"elth_dist: error: {path}")
 
 
+def _heed_interrupts() -> None:
+    """A shell's background jobs, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_saves_all_jobs_and_the_next_call_continues(finished: tuple[Path, Path], tmp_path: Path) -> None:
     path, folder = finished
     out = tmp_path / "out"
     line = [sys.executable, "launch/sweep.py", str(path), "--cluster", "local", "--workers", "2", "--dir", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(line, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        end = time.monotonic() + 180
+        process = subprocess.Popen(
+            line,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_heed_interrupts,
+        )
+        end = time.monotonic() + 600
         while not list(out.glob("jobs/level-*/checkpoints/step-5")):
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < end, (tmp_path / "log").read_text()
             time.sleep(0.002)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 1
+        assert process.wait(timeout=600) == 1
     assert "they save first" in (tmp_path / "log").read_text()
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(out) not in left, "no process stays behind"

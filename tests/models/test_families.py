@@ -132,4 +132,4 @@ def test_options_check_the_name() -> None:
 def test_names_options_and_plans_need_no_torch() -> None:
     modules = "elth_dist.models.families, elth_dist.models.options, elth_dist.tickets.options, elth_dist.tickets.plans"
     code = f"import sys, {modules}; from elth_dist.tickets import plan_transfer; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)

@@ -129,9 +129,9 @@ def test_progress_is_cheap():
     stream = io.StringIO()
     for console in (PlainConsole(stream), TerminalConsole(stream)):
         console.start("job", "many calls", Extent(0, 10_000, 100))
-        began = time.perf_counter()
+        began = time.process_time()
         for step in range(1000):
             console.progress(step, {"train/loss": 0.5})
-        took = time.perf_counter() - began
+        took = time.process_time() - began
         console.finish()
         assert took < 1.0, f"{took:.3f} ms a call"

@@ -158,6 +158,6 @@ for step in range(100):
     metrics.append({"job": "job", "step": step, "epoch": 0.0, "train/loss": 1.0})
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL
     assert [row["step"] for row in read(path)] == list(range(100))

@@ -163,7 +163,7 @@ for step in range(7, 10):
     reporter.scalars(step, 0.0, {{"train/loss": -1.0}})
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL
     assert series(tmp_path, "job")["train/loss"][:6] == [(step, pytest.approx(1 / step)) for step in range(1, 7)]
     next_second()

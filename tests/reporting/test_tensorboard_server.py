@@ -20,7 +20,7 @@ from elth_dist.reporting.reporter import Reporter
 from elth_dist.sparsity.masks import Masks
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 30.0
+SECONDS = 240.0  # the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +138,13 @@ def test_a_browser_draws_it(server, tmp_path):
     command += ["--disable-sync", "--disable-quic", "--dump-dom"]
     expected = ("level-00", "level-01", "train/loss")
     patience = 5_000  # milliseconds of the page's own clock, which a busy host outruns
-    deadline = time.monotonic() + 5 * SECONDS
+    deadline = time.monotonic() + 4 * SECONDS
     while True:
         done = subprocess.run(
             [*command, f"--virtual-time-budget={patience}", server + "?tagFilter=train%2F#timeseries"],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=True,
         )
         page = done.stdout

@@ -215,7 +215,7 @@ def _die_at_every_operation(base: str) -> list[list[Any]]:
 
 
 def test_death_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    results = run_ranks(_die_at_every_operation, 1, args=[str(tmp_path)], join=False, timeout=120)
+    results = run_ranks(_die_at_every_operation, 1, args=[str(tmp_path)], join=False)
     found = results[0].value
     steps = [step for step, _ in found]
     assert len(found) > 25, "it died in many places"

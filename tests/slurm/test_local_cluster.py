@@ -27,10 +27,10 @@ def test_stop_leaves_nothing_behind_and_another_cluster_alone(cluster: Path, tmp
     folder = Path(f"/tmp/elth-slurm-second-{os.getpid()}")
     own = {**os.environ, "ELTH_SLURM_FOLDER": str(folder), "SLURM_CONF": str(folder / "slurm.conf")}
     try:
-        started = subprocess.run([SCRIPT, "start"], env=own, capture_output=True, text=True, timeout=120)
+        started = subprocess.run([SCRIPT, "start"], env=own, capture_output=True, text=True, timeout=600)
         assert started.returncode == 0, started.stderr
         assert started.stdout == f"export SLURM_CONF={folder}/slurm.conf\n"
-        again = subprocess.run([SCRIPT, "start"], env=own, capture_output=True, text=True, timeout=120)
+        again = subprocess.run([SCRIPT, "start"], env=own, capture_output=True, text=True, timeout=600)
         assert again.returncode == 1
         assert "stop first" in again.stderr
         line = ["sbatch", "--parsable", "--nodes=2", "--gpus-per-node=2", "--output=/dev/null", "--wrap=srun sleep 600"]
@@ -39,12 +39,12 @@ def test_stop_leaves_nothing_behind_and_another_cluster_alone(cluster: Path, tmp
         assert "node1" in status
         assert "node2" in status
     finally:
-        subprocess.run([SCRIPT, "stop"], env=own, check=True, timeout=120)
+        subprocess.run([SCRIPT, "stop"], env=own, check=True, timeout=600)
     assert not folder.exists()
     folder.mkdir()  # somebody's own
     try:
         for word, says in (("start", "set ELTH_SLURM_FOLDER"), ("stop", "nothing is touched")):
-            refused = subprocess.run([SCRIPT, word], env=own, capture_output=True, text=True, timeout=60)
+            refused = subprocess.run([SCRIPT, word], env=own, capture_output=True, text=True, timeout=600)
             assert refused.returncode == 1
             assert says in refused.stderr
             assert folder.is_dir()

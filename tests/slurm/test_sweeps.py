@@ -17,7 +17,7 @@ from elth_dist.sweeps.command import main
 from tests.helpers.ranks import REPOSITORY
 from tests.launch.test_sweep import TINY, sweep_file
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(3600)]
 
 #: A dense run to r that takes a while, and three short jobs that wait for it.
 LONG: dict[str, Any] = {
@@ -69,7 +69,7 @@ def squeue() -> str:
     return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
 
 
-def wait_until(true: Callable[[], object], folder: Path, seconds: float = 300) -> None:
+def wait_until(true: Callable[[], object], folder: Path, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:

@@ -83,17 +83,17 @@ class Together:
         assert tensor.dtype == torch.uint8 or (tensor.dtype == torch.int64 and tensor.numel() <= 2048)
         with self.lock:
             self.parts.append(tensor)
-        self.barrier.wait(timeout=30)
+        self.barrier.wait(timeout=600)
         total = torch.stack(self.parts).sum(0, dtype=tensor.dtype)
-        if self.barrier.wait(timeout=30) == 0:
+        if self.barrier.wait(timeout=600) == 0:
             self.parts.clear()
-        self.barrier.wait(timeout=30)
+        self.barrier.wait(timeout=600)
         return total
 
     def gather(self, rank: int, value: list[list[int]]) -> list[list[list[int]]]:
         """Every thread's value, as a gather does; once."""
         self.values[rank] = value
-        self.barrier.wait(timeout=30)
+        self.barrier.wait(timeout=600)
         return [self.values[rank] for rank in sorted(self.values)]
 
 

@@ -34,7 +34,7 @@ def test_masks_are_those_of_one_rank_on_the_whole_batch() -> None:
     assert all(len({str(masks) for masks in each}) >= 3 for each in alone.values())
     assert masks_of_each_step(Ranks(), 4) == alone, "accumulation"
     for world_size, accumulate in ((2, 1), (2, 2), (4, 1)):
-        for result in run_ranks(masks_of_each_step, world_size, args=[accumulate], timeout=120):
+        for result in run_ranks(masks_of_each_step, world_size, args=[accumulate]):
             assert result.value == alone, f"{world_size} ranks, {accumulate} micro-batches"
 
 
@@ -123,7 +123,7 @@ def beside(
 )
 def test_updates_on_zero_are_those_on_ddp(engine: str, world_size: int, accumulate: int) -> None:
     arguments = [engine_options(engine), ENGINES["ddp"], accumulate, 1e-6]
-    for result in run_ranks(beside, world_size, args=arguments, timeout=240):
+    for result in run_ranks(beside, world_size, args=arguments):
         assert result.value == {name: [] for name in UPDATES}
 
 
@@ -150,7 +150,7 @@ def deferred(ranks: Ranks, engine: dict[str, Any], precision: str) -> dict[str, 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
 def test_an_update_on_a_non_finite_step_is_deferred_on_all_ranks(engine: str, precision: str) -> None:
-    for result in run_ranks(deferred, 2, args=[engine_options(engine), precision], timeout=120):
+    for result in run_ranks(deferred, 2, args=[engine_options(engine), precision]):
         assert result.value == {
             "rigl": [[0, 5, 8], True],
             "set": [[0, 5, 8], True],
@@ -200,7 +200,7 @@ def resumed(ranks: Ranks, engine: dict[str, Any], folder: str, evaluated: bool) 
 @pytest.mark.parametrize("evaluated", [False, True])
 @pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
 def test_training_continues_bit_for_bit_across_a_deferred_update(engine: str, evaluated: bool, tmp_path: Path) -> None:
-    for result in run_ranks(resumed, 2, args=[engine_options(engine), str(tmp_path), evaluated], timeout=120):
+    for result in run_ranks(resumed, 2, args=[engine_options(engine), str(tmp_path), evaluated]):
         assert result.value == []
 
 
