@@ -22,7 +22,7 @@ quickstart: $(VENV)/installed
 WORKERS ?= 4
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

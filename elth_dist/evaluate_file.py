@@ -22,6 +22,7 @@ from elth_dist.training.options import Precision
 if TYPE_CHECKING:  # torch is imported once the command line is understood
     from torch import Tensor, nn
 
+    from elth_dist.data.protocol import Dataset
     from elth_dist.training.evaluation import Evaluation
 
 _PROGRAM = "python -m elth_dist.evaluate"

@@ -1,6 +1,6 @@
 """What holds for every test."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-TESTS = Path(__file__).parent
 #: What takes longest, longest first: started last, it would keep one worker busy when all others are done.
 LONG = (
     "slurm",
@@ -24,17 +23,30 @@ LONG = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one worker, which makes its fixtures once; and all tests of one cluster in one worker."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: LONG.index(_group(item)) if _group(item) in LONG else len(LONG))
+    """Start with what takes longest."""
+    items.sort(key=lambda item: LONG.index(_group(item.nodeid)) if _group(item.nodeid) in LONG else len(LONG))
 
 
-def _group(item: pytest.Item) -> str:
-    path = item.path.relative_to(TESTS)
-    return "slurm" if path.parts[0] == "slurm" else str(path)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests in one worker, which makes its fixtures once; and all tests of one cluster in one worker.
+
+    Not `--dist loadgroup`: with pytest 9.2 it silently keeps nothing together (pytest-xdist issue 1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False  # by the number of tests
+    return Groups(config, log)
+
+
+def _group(nodeid: str) -> str:
+    path = nodeid.partition("::")[0].removeprefix("tests/")
+    return "slurm" if path.startswith("slurm/") else path
 
 
 @pytest.fixture(scope="session", autouse=True)
