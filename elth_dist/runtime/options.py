@@ -12,9 +12,9 @@ class RunOptions(Options):
     """The run directory. Nothing is written outside it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
-        default="run", description="name of the run; the configuration file's own name if not given"
+        default="run", description="name of the run; if not given, the name of the configuration file"
     )
-    dir: Path | None = Field(default=None, description="where everything is written; null: runs/NAME")
+    dir: Path | None = Field(default=None, description="folder that everything is written to; null: runs/NAME")
 
     @property
     def folder(self) -> Path:
