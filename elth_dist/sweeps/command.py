@@ -15,7 +15,7 @@ from elth_dist.config import read_overrides
 from elth_dist.errors import UserError
 from elth_dist.runtime.files import reason
 from elth_dist.sweeps.folder import SweepFolder
-from elth_dist.sweeps.options import Needs, said_by_the_file
+from elth_dist.sweeps.options import Needs, set_elsewhere
 from elth_dist.sweeps.plan import Sweep, plan_sweep
 
 _ACTIONS = ("submit", "status", "cancel", "results")
@@ -24,11 +24,10 @@ _NEEDS = ("nodes", "gpus", "tasks", "cpus", "memory", "time", "notice", "partiti
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what a command line asks for.
+    """Run the command of a command line.
 
     Returns:
-        The exit status: 0 when it is done (for SLURM: submitted), 1 when jobs have failed or were stopped, 2 for a
-        user's mistake.
+        The exit status: 0 when done (for SLURM: submitted), 1 if jobs failed or were stopped, 2 after a user's mistake.
     """
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -50,30 +49,30 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="launch/sweep.py",
-        description="Expand a sweep file to a graph of jobs, each once, and do them.",
-        epilog="Other options, as --train.epochs 2, are those of a run, for all runs of the sweep.",
+        description="Expand a sweep file to a graph of jobs, each planned once, and run them.",
+        epilog="Further options, such as --train.epochs 2, apply to all runs of the sweep.",
         allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, help="a sweep file, such as configs/sweeps/quickstart.yaml")
     parser.add_argument("action", choices=_ACTIONS, help="what to do; default submit")
     parser.add_argument(
-        "--cluster", choices=["slurm", "local", "debug"], help="where; local: this machine; debug: here"
+        "--cluster", choices=["slurm", "local", "debug"], help="where to run; local: this machine; debug: this process"
     )
-    parser.add_argument("--dir", type=Path, help="where everything is written; default runs/sweeps/NAME")
+    parser.add_argument("--dir", type=Path, help="folder that everything is written to; default runs/sweeps/NAME")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and what it costs; write nothing")
     parser.add_argument("--retry-failed", action="store_true", help="do failed jobs again, and what they blocked")
     parser.add_argument("--max-parallel", type=_positive, help="slurm: jobs of an array that run at once")
-    parser.add_argument("--workers", type=_positive, help="local: jobs at once; default one a GPU, or by needs.cpus")
+    parser.add_argument("--workers", type=_positive, help="local: jobs at once; default one per GPU, or by needs.cpus")
     parser.add_argument("--images-per-second", type=_rate, help="of one GPU, for the prediction of GPU-hours")
     parser.add_argument("--once", action="store_true", help="status: show the table once, also on a terminal")
-    needs = parser.add_argument_group("what a training asks of the cluster, over the file's `needs`")
+    needs = parser.add_argument_group("resources of one training, over the file's `needs`")
     for name in _NEEDS:
         needs.add_argument(f"--{name}", help=Needs.model_fields[name].description)
     return parser
 
 
 def _with_action(arguments: Sequence[str]) -> list[str]:
-    """The command line with its action right after the file, where argparse cannot mistake it for another's value."""
+    """Move the action right after the file, where argparse cannot take it for an option's value."""
     for place, word in enumerate(arguments[1:], start=1):
         before = arguments[place - 1]
         if word in _ACTIONS and (not before.startswith("--") or "=" in before or before in _FLAGS):
@@ -83,7 +82,7 @@ def _with_action(arguments: Sequence[str]) -> list[str]:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
 
 
@@ -93,15 +92,15 @@ def _rate(text: str) -> float:
     except ValueError:
         rate = 0.0
     if not 0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return rate
 
 
 def _run(arguments: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(_with_action(arguments))
     overrides = read_overrides(rest)
-    for name, saying in said_by_the_file(overrides).items():
-        raise UserError(f"--{name}: {saying}, which the sweep file says")
+    for name, advice in set_elsewhere(overrides).items():
+        raise UserError(f"--{name}: {advice}")
     folder = SweepFolder(options.dir or Path("runs/sweeps", options.file.stem))
     sweep = plan_sweep(options.file, overrides)
     needs = _needs(sweep, {name: getattr(options, name) for name in _NEEDS if getattr(options, name) is not None})
@@ -160,15 +159,15 @@ def _cancel(sweep: Sweep, folder: SweepFolder) -> int:
     from elth_dist.sweeps.states import slurm_queue, states
     from elth_dist.sweeps.submit import cancel
 
-    found, records = states(sweep, folder, verify=False), folder.records()
+    state_of, records = states(sweep, folder, verify=False), folder.records()
     queue = slurm_queue(folder, records)  # also of jobs that the sweep no longer has
     chosen = {
         name: record
         for name, record in records.items()
-        if record.slurm and (record.slurm in queue or found.get(name) == "blocked")
+        if record.slurm and (record.slurm in queue or state_of.get(name) == "blocked")
     }
     cancel(folder, chosen)
-    print(f"cancelled {len(chosen)} jobs; what is finished stays, and a new submission continues from there")
+    print(f"cancelled {len(chosen)} jobs; finished jobs stay, and a new submission continues from there")
     return 0
 
 
@@ -180,7 +179,7 @@ def _results(sweep: Sweep, folder: SweepFolder) -> int:
 
 
 def _check(sweep: Sweep, where: "_Where", cluster: str) -> None:
-    """Find mistakes before anything is queued. UserError."""
+    """Check every run of the sweep before anything is queued. UserError."""
     from elth_dist.jobs.plan import check
 
     for config in {id(job.config): job.config for job in sweep.jobs.values()}.values():
@@ -190,11 +189,11 @@ def _check(sweep: Sweep, where: "_Where", cluster: str) -> None:
 def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, where: "_Where", options: argparse.Namespace) -> int:
     from elth_dist.sweeps.states import states
 
-    found = states(sweep, folder, verify=True)
+    state_of = states(sweep, folder, verify=True)
     wanted = {"open", "failed", "blocked"} if options.retry_failed else {"open"}
-    todo = [name for name, state in found.items() if state in wanted]
-    failed = [name for name, state in found.items() if state == "failed" and name not in todo]
-    done = sum(state == "done" for state in found.values())
+    todo = [name for name, state in state_of.items() if state in wanted]
+    failed = [name for name, state in state_of.items() if state == "failed" and name not in todo]
+    done = sum(state == "done" for state in state_of.values())
     print(f"{len(sweep.jobs)} jobs: {done} done, {len(todo)} to do", flush=True)
     if failed:
         print(f"{len(failed)} have failed ({', '.join(failed[:3])}); --retry-failed does them again", flush=True)
@@ -203,9 +202,9 @@ def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, where: "_Where", op
             from elth_dist.sweeps.submit import submit
 
             submit(sweep, folder, todo, needs, options.max_parallel)
-        print(f"submitted {len(todo)} jobs; `status` shows them, `results` what they found")
+        print(f"submitted {len(todo)} jobs; `status` shows them, `results` their accuracies")
         return 0
-    ready = {name for name, state in found.items() if state == "done"}
+    ready = {name for name, state in state_of.items() if state == "done"}
     for name in todo:
         if ready.issuperset(sweep.jobs[name].inputs):
             ready.add(name)
@@ -222,10 +221,10 @@ def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, where: "_Where", op
 
 
 class _Where(NamedTuple):
-    """What a job has at its disposal."""
+    """The place and the resources of a job."""
 
     ranks: int
-    gpus: int = 0  # local: of each job
+    gpus: int = 0  # local: per job
     workers: int = 1  # local: jobs at once
 
 
@@ -240,7 +239,7 @@ def _where(options: argparse.Namespace, needs: Needs) -> _Where:
     gpus = torch.cuda.device_count()
     each = min(1, gpus) if options.gpus is None else int(options.gpus)
     if each > gpus:
-        raise UserError(f"--gpus: {each} for each job, but this machine has {gpus}")
+        raise UserError(f"--gpus: {each} per job, but this machine has {gpus}")
     room = gpus // each if each else max(1, (os.cpu_count() or 1) // needs.cpus)
     workers = options.workers or room
     if each and workers > room:
