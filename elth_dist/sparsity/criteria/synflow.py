@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @criteria.add
 class Synflow(Criterion):
-    """SynFlow: |w dR/dw|, R being the output of the network with absolute weights for an image of ones."""
+    """SynFlow: |w dR/dw|, where R is the output of the network with absolute weights for an image of ones."""
 
     label: ClassVar[str] = "SynFlow"
     name: Literal["synflow"] = "synflow"
     variant: Variant = Field(
         default="published",
-        description="'elth_code': what E-LTH's authors' code computes by this name, which is its SNIP to the bit",
+        description="'elth_code': as E-LTH's authors' code, where it equals their SNIP to the bit",
     )
     steps: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=100, description="prunings that lead to the density exponentially (elth_code: always one)"
+        default=100, description="number of prunings, exponentially down to the density (elth_code: always one)"
     )
 
     @property
@@ -42,7 +42,7 @@ class Synflow(Criterion):
 
 
 def synflow_scores(weights: "Mapping[str, Tensor]", slopes: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """|w dR/dw|: each weight's share of R, which every layer conserves (Tanaka et al. 2020, theorem 1)."""
+    """Compute |w dR/dw|, each weight's share of R, which every layer conserves (Tanaka et al. 2020, theorem 1)."""
     from elth_dist.sparsity.scores import comparable, products
 
     return comparable(products(weights, slopes), absolute=True)

@@ -21,7 +21,7 @@ class Gradual(RampedUpdate):
 
     label: ClassVar[str] = "gradual"
     name: Literal["gradual"] = "gradual"
-    begin: Point = Field(default=0.3125, description="up to here all is dense (RigL's baseline: 10k of 32k steps)")
+    begin: Point = Field(default=0.3125, description="end of dense training (RigL's baseline: 10k of 32k steps)")
     end: Point = Field(default=0.78125, description="the last pruning (RigL's baseline: 25k of 32k steps)")
 
     def create(
@@ -43,7 +43,7 @@ class Gradual(RampedUpdate):
 
 
 class GradualUpdater(RampedUpdater):
-    """Prune the smallest kept weights, after the optimizer's step; what is pruned stays so."""
+    """Prune the smallest kept weights, after the optimizer's step; pruned weights stay pruned."""
 
     def after_step(self, step: int, finite: "Tensor | bool") -> None:
         if self._comes(self._ramp.due(step + 1, self._ramp.end), finite):
