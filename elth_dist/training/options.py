@@ -1,4 +1,4 @@
-"""How a network is trained: length, batch, learning rate, precision."""
+"""Options of training: length, batch, learning rate, precision."""
 
 from typing import Annotated, Literal, Self
 
@@ -19,54 +19,59 @@ class TrainOptions(Options):
     Defaults are the paper's CIFAR-10 ResNet recipe (E-LTH, section 4).
     """
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(default=160, description="length of a whole training")
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=160, description="length of a whole training, in epochs"
+    )
     global_batch: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
-        default=128, description="samples an optimizer step, over all ranks and micro-batches"
+        default=128, description="samples per optimizer step, over all ranks and micro-batches"
     )
     accumulate: Annotated[int, Field(ge=1, le=4096)] = Field(
-        default=1, description="micro-batches an optimizer step on each rank"
+        default=1, description="micro-batches per optimizer step on each rank"
     )
     lr: Annotated[float, Field(gt=0, le=1000)] = Field(default=0.1, description="highest learning rate")
     lr_batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="the global batch that `lr` is meant for: lr is scaled by global_batch / lr_batch; null: as is",
+        description="global batch for which `lr` is given: lr is scaled by global_batch / lr_batch; null: not scaled",
     )
     schedule: Literal["step", "cosine"] = Field(default="step", description="decay of the learning rate")
     milestones: tuple[Step, ...] = Field(
         default=(Step.parse("80ep"), Step.parse("120ep")),
-        description="where `step` multiplies the learning rate by gamma; points past the end are never reached",
+        description="points at which `step` multiplies the learning rate by gamma; points past the end have no effect",
     )
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(default=0.1, description="factor at each milestone")
-    warmup: Step = Field(default=Step.parse(0), description="linear warm-up from 0 up to here")
+    warmup: Step = Field(default=Step.parse(0), description="length of the linear warm-up from 0")
     optimizer: Annotated[Optimizer, OneOf("optimizer", lambda: registry.optimizers)] = Field(
         default=Sgd(), description="a name, or a name with options"
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="of sgd")
     nesterov: bool = Field(default=False, description="sgd with Nesterov's momentum")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=1e-4, description="sgd adds it to the gradient, times the weight; adamw shrinks weights by lr times it"
+        default=1e-4,
+        description="weight decay: sgd adds it times the weight to the gradient; adamw shrinks weights by lr times it",
     )
     decay: Literal["all", "weights"] = Field(
         default="all",
-        description="what weight decay acts on: all parameters (the paper), or those of two or more dimensions "
+        description="parameters that decay: all (the paper), or only weights of two or more dimensions "
         "(no biases, no parameters of BatchNorm and LayerNorm)",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = Field(default="fp32", description="compute type of forward and backward (torch.amp)")
     sync_bn: bool = Field(default=False, description="BatchNorm statistics over all ranks' samples at every step")
     deterministic: bool = Field(
-        default=False, description="bit-reproducible kernels on GPUs too (slower); on CPUs runs always are"
+        default=False, description="bit-reproducible kernels on GPUs (slower); runs on CPUs always are"
     )
     compile: bool = Field(default=False, description="torch.compile the network")
-    eval_every: Annotated[int, Field(ge=1)] = Field(default=1, description="epochs from one evaluation to the next")
+    eval_every: Annotated[int, Field(ge=1)] = Field(default=1, description="epochs between evaluations")
     eval_batch: Annotated[int, Field(ge=1, le=1 << 16)] = Field(
-        default=250, description="validation samples a rank holds at once", json_schema_extra=NO_EFFECT
+        default=250, description="validation samples per rank and batch", json_schema_extra=NO_EFFECT
     )
     log_every: Annotated[int, Field(ge=1)] = Field(
-        default=50, description="optimizer steps between two readings of the metrics", json_schema_extra=NO_EFFECT
+        default=50, description="optimizer steps between reports of the metrics", json_schema_extra=NO_EFFECT
     )
     checkpoint_every: Step = Field(
-        default=Step.parse("1ep"), description="steps between two checkpoints; 0: none", json_schema_extra=NO_EFFECT
+        default=Step.parse("1ep"),
+        description="interval between checkpoints, such as 1ep or 500it; 0: none",
+        json_schema_extra=NO_EFFECT,
     )
 
     @model_validator(mode="after")
@@ -77,7 +82,7 @@ class TrainOptions(Options):
         return self
 
     def stretched(self, factor: int) -> "TrainOptions":
-        """The same recipe for a training `factor` times as long: every point of the schedule moves with it."""
+        """Return the options of a training `factor` times as long: every point of the schedule is multiplied."""
         points = {
             "epochs": self.epochs * factor,
             "milestones": tuple(point.times(factor) for point in self.milestones),
