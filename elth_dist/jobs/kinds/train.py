@@ -40,7 +40,7 @@ class TrainJob(NetworkJob):
         return self.setting.train.epochs * steps_per_epoch
 
     def run(self, job: "JobContext") -> "Metrics":
-        """Leave the trained weights, and the ticket that they were trained from."""
+        """Write the trained weights, and the ticket from which they were trained."""
         from elth_dist.jobs.training import load_ticket, train_ticket
         from elth_dist.runtime.seeds import derive_seed
 
@@ -56,7 +56,7 @@ class TrainJob(NetworkJob):
         return train_ticket(job, setting, ticket, data_order=self.data_order, title=title)
 
     def _train_dense(self, job: "JobContext") -> "Metrics":
-        """One uninterrupted training from initialisation, with the data order of `pretrain` from its first step."""
+        """Train without masks from initialisation to the end, in the data order of `pretrain`."""
         from elth_dist.jobs.training import (
             dense_masks,
             finish_report,

@@ -23,12 +23,12 @@ _Part = TypeVar("_Part", bound=Options)
 
 
 class AtDensity(Method):
-    """A method for one density: a number, or that of a ticket file."""
+    """A method with one density: a number, or the density of a ticket file."""
 
     density: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="kept fraction of the prunable weights"
     )
-    like: str | None = Field(default=None, description="or a ticket file, whose density is matched")
+    like: str | None = Field(default=None, description="ticket file to match the density of, instead of `density`")
 
     @model_validator(mode="after")
     def _one_density(self) -> Self:
@@ -44,11 +44,13 @@ class AtDensity(Method):
 class PrunedMethod(AtDensity):
     """Prune a network at its rewinding weights, then train it (E-LTH, section 4: pruning at theta_r)."""
 
-    rewind: Step = Field(default=Step.parse("1000it"), description="where it is pruned: '5ep', '1000it' or 0")
+    rewind: Step = Field(
+        default=Step.parse("1000it"), description="step at which the network is pruned: '5ep', '1000it' or 0"
+    )
 
     @property
     def criterion(self) -> Criterion:
-        """What it is pruned by."""
+        """The criterion to prune by."""
         kind: type[Criterion] = criteria[self.name]
         return _only(kind, self)
 
@@ -70,7 +72,7 @@ class DynamicMethod(AtDensity):
 
     @property
     def update(self) -> MaskUpdate:
-        """How they change."""
+        """The mask update."""
         kind: type[MaskUpdate] = updates[self.name]
         return _only(kind, self)
 
@@ -82,7 +84,7 @@ class DynamicMethod(AtDensity):
 
 
 def method_kinds() -> dict[str, type[Options]]:
-    """Everything that a run can do, by name."""
+    """List every method, by name."""
     pruned = {name: _combined(kind, PrunedMethod) for name, kind in criteria.items()}
     dynamic = {name: _combined(kind, DynamicMethod) for name, kind in updates.items()}
     return {**pruned, **dynamic, **methods}
@@ -96,7 +98,7 @@ _COMBINED: dict[type[Options], type[Options]] = {}
 
 
 def _combined(kind: type[Options], how: type[AtDensity]) -> type[Options]:
-    """The options of a kind together with those of a method for one density."""
+    """Combine the options of a kind with the options of a method with one density."""
     if kind not in _COMBINED:
         members = {"__doc__": kind.__doc__, "__module__": kind.__module__}
         _COMBINED[kind] = type(f"{kind.__name__}Method", (kind, how), members)
@@ -104,5 +106,5 @@ def _combined(kind: type[Options], how: type[AtDensity]) -> type[Options]:
 
 
 def _only(kind: type[_Part], whole: Options) -> _Part:
-    """The options of `kind` among those of a class derived from it."""
+    """Extract the options of `kind` from those of a class derived from it."""
     return kind(**{name: getattr(whole, name) for name in kind.model_fields})

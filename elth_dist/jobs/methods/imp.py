@@ -1,4 +1,4 @@
-"""imp: iterative magnitude pruning with rewinding, and what grows out of its tickets."""
+"""imp: iterative magnitude pruning with rewinding, with transfers and controls of its tickets."""
 
 import itertools
 from collections.abc import Container, Iterator
@@ -25,25 +25,30 @@ class TransferBranch(TransferOptions):
 
     level: Annotated[int, Field(ge=0)] | None = Field(default=None, description="ticket of this level; null: the last")
     controls: tuple[AnyControl, ...] = Field(
-        default=(), description="next to it, on the target and at its density: names, or objects with name and options"
+        default=(),
+        description="controls of the transferred ticket, at its density: names, or objects with name and options",
     )
 
     @property
     def rules(self) -> TransferOptions:
-        """The transfer alone, without what is made of it."""
+        """Return the options of the transfer alone, without level and controls."""
         return TransferOptions(**{name: getattr(self, name) for name in TransferOptions.model_fields})
 
 
 @methods.add
 class ImpMethod(Method):
-    """Iterative magnitude pruning with rewinding (Frankle et al. 2019; E-LTH section 3), and what grows out of it."""
+    """Iterative magnitude pruning with rewinding (Frankle et al. 2019; E-LTH section 3), transfers and controls."""
 
     name: Literal["imp"] = "imp"
-    levels: Annotated[int, Field(ge=0, le=100)] = Field(default=10, description="prunings; there is one training more")
+    levels: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=10, description="number of prunings; there is one more training"
+    )
     prune_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2, description="fraction of the remaining weights that is pruned after each level"
     )
-    rewind: Step = Field(default=Step.parse("1000it"), description="where theta_r is kept: '5ep', '1000it' or 0")
+    rewind: Step = Field(
+        default=Step.parse("1000it"), description="step at which theta_r is kept: '5ep', '1000it' or 0"
+    )
     data_order: Literal["per_level", "same"] = Field(
         default="per_level", description="seed of the data order: (seed, level), or the same for all levels"
     )
@@ -51,7 +56,7 @@ class ImpMethod(Method):
         default=(), description="networks that a ticket is transferred to, with the options of a transfer"
     )
     controls: tuple[AnyControl, ...] = Field(
-        default=(), description="next to the last ticket, at its density: names, or objects with name and options"
+        default=(), description="controls of the last ticket, at its density: names, or objects with name and options"
     )
 
     @model_validator(mode="after")
@@ -108,7 +113,7 @@ class ImpMethod(Method):
                 plan_control(graph, control, place)
 
     def _plan_levels(self, graph: Graph, setting: Setting) -> list[str]:
-        """The jobs that leave the ticket of each level."""
+        """Plan the levels; return the jobs that write the ticket of each level."""
         tickets = [graph.add("pretrain", pretrain_job(setting, self.rewind))]
         for level in range(self.levels + 1):
             previous = {}

@@ -21,23 +21,25 @@ if TYPE_CHECKING:
 def _of_files(name: str) -> str:
     valid = [known for known, kind in controls.items() if kind.of_files]
     if name not in valid:
-        raise ValueError(f"{name!r} is no control of a ticket file; valid are {', '.join(valid)}")
+        raise ValueError(f"{name!r} is not a control of a ticket file; valid are {', '.join(valid)}")
     return name
 
 
 @methods.add
 class TicketMethod(Method):
-    """Train a ticket from a file, as it is, transformed to another depth, or as a control."""
+    """Train a ticket from a file: unchanged, transferred to another network, or as a control."""
 
     trains_file: ClassVar[bool] = True
 
     name: Literal["ticket"] = "ticket"
     path: str = Field(description="the ticket file")
-    transfer: TransferOptions | None = Field(default=None, description="to which network it is transferred first")
+    transfer: TransferOptions | None = Field(
+        default=None, description="network to transfer the ticket to before training"
+    )
     control: Annotated[str, AfterValidator(_of_files)] | None = Field(
         default=None,
         description="random: masks permuted within each layer; reinit: the mask on a fresh initialisation; "
-        "random_reinit: both; of what a transfer copied, shuffled_copies: masks permuted, snip_copies: SNIP's masks",
+        "random_reinit: both; for what a transfer copied, shuffled_copies: masks permuted, snip_copies: SNIP's masks",
     )
 
     @property
