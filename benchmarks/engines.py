@@ -1,10 +1,10 @@
-"""What executing a step costs: DDP beside DeepSpeed's ZeRO 0 to 3, on the same networks, ranks and batches.
+"""Compare the step time and memory of DDP and DeepSpeed's ZeRO 0 to 3, on the same networks, ranks and batches.
 
     python benchmarks/engines.py [--ranks 2] [--archs resnet18 resnet101] [--batch 32] [--size 64] [--steps 5]
 
-Each engine trains each network in processes of its own, one engine after the other: step time is the median over
-steps (after two that do not count) of the slowest rank, memory the highest peak of any rank. On GPUs that is what torch
-allocated; on CPUs it is what the process grew by since before the network was placed.
+Each engine trains each network in its own processes, one engine after the other: step time is the median over steps
+(after two for warm-up) of the slowest rank, memory the highest peak of any rank: on GPUs what torch allocated, on CPUs
+the growth of the process since before the network was placed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--ranks", type=int, default=torch.cuda.device_count() if on_gpu else 2)
     parser.add_argument("--archs", nargs="+", default=["resnet18", "resnet101"])
-    parser.add_argument("--batch", type=int, default=256 if on_gpu else 4, help="images a rank")
+    parser.add_argument("--batch", type=int, default=256 if on_gpu else 4, help="images per rank")
     parser.add_argument("--size", type=int, default=224 if on_gpu else 64, help="side of the images in pixels")
     parser.add_argument("--precision", default="bf16" if on_gpu else "fp32")
     parser.add_argument("--steps", type=int, default=30 if on_gpu else 5)
@@ -49,32 +49,32 @@ def main() -> None:
         measure(arguments)
         return
     table = Table(title=f"{arguments.ranks} ranks, {arguments.batch} images of {arguments.size} px each")
-    for column in ("network", "engine", "step ms", "x ddp", "peak MiB a rank", "x ddp"):
+    for column in ("network", "engine", "step ms", "x ddp", "peak MiB per rank", "x ddp"):
         table.add_column(column, justify="left" if column in ("network", "engine") else "right")
     for arch in arguments.archs:
         first: dict[str, float] = {}
         for engine in ENGINES:
-            found = run(arguments, arch, engine)
-            first = first or found
-            values = [f"{found[key]:,.0f}|{found[key] / first[key]:.2f}" for key in ("ms", "mib")]
+            cost = run(arguments, arch, engine)
+            first = first or cost
+            values = [f"{cost[key]:,.0f}|{cost[key] / first[key]:.2f}" for key in ("ms", "mib")]
             table.add_row(arch, engine, *"|".join(values).split("|"))
     Console().print(table)
 
 
 def run(arguments: argparse.Namespace, arch: str, engine: str) -> dict[str, float]:
-    """One contender in fresh processes; what its rank 0 printed last."""
+    """Run one contender in new processes; return the last line that rank 0 printed."""
     options = {name: str(getattr(arguments, name)) for name in ("batch", "size", "precision", "steps")}
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.ranks}"]
     line += [__file__, f"--archs={arch}", f"--contender={engine}", *(f"--{k}={v}" for k, v in options.items())]
     done = subprocess.run(
         line, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    cost: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return cost
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """This rank's part of one contender's training."""
+    """Run this rank's part of one contender's training."""
     numerics = Numerics(arguments.precision)
     with open_ranks() as ranks, numerics.applied():
         on_gpu = ranks.device.type == "cuda"

@@ -1,10 +1,10 @@
-"""Images per second of each loader, beside torchvision's ImageFolder and DataLoader on the same files.
+"""Compare the images per second of each loader with torchvision's ImageFolder and DataLoader on the same files.
 
     python benchmarks/loaders.py --root DIR [--batch 64] [--threads N] [--batches 16] [--rounds 5]
 
-DIR holds train/ and val/, a folder a class. All do the same work: decode, RandomResizedCrop to 224 px, flip,
-normalise, and lay the batch channels_last on the device. They take turns in each round, so that a machine's changing
-load meets all of them; the table shows medians over the rounds, and the median of the rounds' own ratios.
+DIR holds train/ and val/, one folder per class. All do the same work: decode, RandomResizedCrop to 224 px, flip,
+normalise, and copy the batch channels_last to the device. They take turns in each round, so that the machine's changing
+load affects all; the table shows medians over the rounds, and the median of the ratios per round.
 """
 
 import argparse
@@ -27,14 +27,14 @@ PEER = "torchvision ImageFolder + DataLoader"
 
 
 def ours(options: DataOptions, batch: int, device: torch.device) -> Iterator[Tensor]:
-    """Training batches of one of our loaders."""
+    """Yield training batches of one of our loaders."""
     dataset = open_dataset(options, Ranks(device=device), default_root=Path(), dtype=torch.float32)
     for images, _, _ in dataset.train_loader(seed=0, global_batch=batch):
         yield images
 
 
 def torchvision(root: Path, batch: int, threads: int, device: torch.device) -> Iterator[Tensor]:
-    """The same batches as torchvision's users make them."""
+    """Yield the same batches as torchvision's users make them."""
     options = data_options(name="imagenet")
     transform = transforms.Compose(
         [
@@ -54,7 +54,7 @@ def torchvision(root: Path, batch: int, threads: int, device: torch.device) -> I
 
 
 def images_per_second(batches: Iterator[Tensor], count: int, batch: int, drain: int, device: torch.device) -> float:
-    """Steady speed: what was prefetched while the others had their turn is taken first and not counted."""
+    """Measure the steady speed, after draining what was prefetched during the others' turns."""
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for _ in range(drain):
         next(batches)
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with train/ and val/")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads, or workers")
-    parser.add_argument("--batches", type=int, default=16, help="counted in each turn")
+    parser.add_argument("--batches", type=int, default=16, help="batches counted per turn")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,12 +1,12 @@
-"""What changing masks costs: a training step at which they change, beside one at which they do not, and a static one.
+"""Measure the cost of changing masks: steps at which masks change, steps between, and steps with static masks.
 
     python benchmarks/mask_updates.py [--device cuda] [--arch resnet18] [--batch 256] [--precision bf16] [--rounds 20]
 
-One network a row, all with the same weights and batches, timed in turns in an order that changes each round; the
-fastest round counts, since whatever else a machine does only adds. Static masks; then each way of changing them, at a
-step that leaves them alone (`between`) and at one that changes them, the ranks' proof of agreement included (`at`).
-`share` is what the changes add to a training with the usual interval between them. Below, RigL's choice alone for all
-layers: our exact selection beside the sorting of public implementations.
+One network per row, all with the same weights and batches, timed in turns in an order that changes each round; the
+fastest round counts, since other load only adds time. First static masks, then each mask update, at a step that leaves
+the masks (`between`) and at a step that changes them, including the ranks' comparison of masks (`at`). `share` is the
+time that changes add to a training with the usual interval. Below, only RigL's choice for all layers: our exact
+selection compared with the sorting of public implementations.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from elth_dist.sparsity.updates.drop_and_grow import drop_and_grow, random_masks
 from elth_dist.sparsity.updates.static import StaticMask
 from elth_dist.training.masked import MaskedSGD
 
-TOTAL = 1 << 20  # steps of the imagined training: the ones measured are near its begin
+TOTAL = 1 << 20  # steps of the assumed training; the measured steps are near its start
 #: Each update, the option that holds its interval, and what else it is made with.
 UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "rigl": ("delta_t", {}),
@@ -58,7 +58,7 @@ class Contender:
         self._number = 0
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """As the training loop takes it."""
+        """Take a step as the training loop does."""
         self._number += 1
         with self._update.computing(), self._engine.micro_step(last=True):
             self._engine.backward(F.cross_entropy(self._engine.forward(images), labels))
@@ -136,7 +136,7 @@ def contenders(ranks: Ranks, arguments: argparse.Namespace) -> dict[str, Contend
 def measure(
     contenders: dict[str, Contender], arguments: argparse.Namespace, device: torch.device
 ) -> dict[str, list[float]]:
-    """Milliseconds of a step in every round, by contender."""
+    """Measure the milliseconds per step in every round, by contender."""
     generator = torch.Generator(device).manual_seed(0)
     shape = (arguments.batch, 3, arguments.size, arguments.size)
     images = torch.randn(shape, generator=generator, device=device).to(memory_format=torch.channels_last)
@@ -164,7 +164,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def selection_table(arguments: argparse.Namespace, device: torch.device) -> Table:
-    """RigL's choice in all layers, ours and by two sorts a layer."""
+    """Time RigL's choice in all layers, by our selection and by two sorts per layer."""
     weights = {
         name: weight.detach().to(device) for name, weight in prunable_weights(build_model(arguments.arch, 1000)).items()
     }
@@ -192,8 +192,8 @@ def selection_table(arguments: argparse.Namespace, device: torch.device) -> Tabl
             if turn >= 0:
                 times[what].append(took)
     table = Table("RigL's choice, all layers", "ms")
-    for what, found in times.items():
-        table.add_row(what, f"{min(found):.2f}")
+    for what, milliseconds in times.items():
+        table.add_row(what, f"{min(milliseconds):.2f}")
     for name in masks:
         one, other = (choose(masks[name], weights[name], gradients[name], counts[name]) for choose in choices.values())
         assert torch.equal(one, other), name

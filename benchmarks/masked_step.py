@@ -1,4 +1,4 @@
-"""What masks cost a training: our masked SGD beside plain fused SGD, and beside masking anew in each forward pass.
+"""Measure the cost of masks: our masked SGD, plain fused SGD, and masking in each forward pass.
 
     python benchmarks/masked_step.py [--device cuda] [--arch resnet18] [--batch 256] [--precision bf16] [--rounds 30]
 
@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 class Contender:
-    """A network, its optimizer, and a training step of it."""
+    """A network, its optimizer, and its training step."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, autocast: AbstractContextManager[object]):
         self.model, self.optimizer, self.autocast = model, optimizer, autocast
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224 if on_gpu else 64, help="side of the images in pixels")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16" if on_gpu else "fp32")
     parser.add_argument("--rounds", type=int, default=30 if on_gpu else 10)
-    parser.add_argument("--steps", type=int, default=10 if on_gpu else 1, help="steps a measurement")
+    parser.add_argument("--steps", type=int, default=10 if on_gpu else 1, help="steps per measurement")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -122,7 +122,7 @@ def make_contenders(arguments: argparse.Namespace, generator: torch.Generator) -
 def interleaved(
     contenders: dict[str, Contender], work: Callable[[Contender], None], arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Milliseconds a step of every round, by contender."""
+    """Measure the milliseconds per step in every round, by contender."""
     on_gpu = torch.device(arguments.device).type == "cuda"
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}

@@ -1,9 +1,9 @@
-"""Exact selection of the k-th smallest score beside torch's sort, topk and kthvalue, on as many as ResNet-34 has.
+"""Compare exact selection of the k-th smallest score with torch's sort, topk and kthvalue, on ResNet-34's size.
 
     python benchmarks/selection.py [--device cuda] [--numel 21779648] [--repeats 20] [--skip kthvalue]
 
 Ours is `select` (the threshold) and `prune` (the whole step from scores to new masks); the others find the threshold in
-one flat tensor that is already there, at best. All are timed in turns, the result read to the host each time.
+one flat tensor, whose making is not timed. All are timed in turns, with the result read to the host each time.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def device_name(device: str) -> str:
 
 
 def measure(kind: str, arguments: argparse.Namespace) -> dict[str, tuple[list[float], float]]:
-    """Milliseconds of every repeat and the threshold found, by method."""
+    """Measure the milliseconds of every repeat, and the threshold, by method."""
     sizes = [arguments.numel // arguments.tensors] * arguments.tensors
     sizes[-1] += arguments.numel - sum(sizes)
     generator = torch.Generator(arguments.device).manual_seed(0)

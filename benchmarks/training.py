@@ -1,10 +1,10 @@
-"""Images/s of the training loop beside a bare torch loop on the same network, data and precision, in one run.
+"""Compare the images per second of the training loop and a bare torch loop on the same network, data and precision.
 
     python benchmarks/training.py                      # resnet18, synthetic data, GPU where there is one
     python benchmarks/training.py --arch resnet34 --batch 256 --steps 100 --precision bf16 --compile
 
-Both loops take turns; the ratio of their medians is what counts, since machines are shared. The bare loop has no masks,
-metrics, checkpoints or checks: it is the ceiling that ours is measured against.
+Both loops take turns; compare the ratio of their medians, since machines are shared. The bare loop has no masks,
+metrics, checkpoints or checks: it is the upper bound for ours.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from elth_dist.training.meters import Meters
 
 
 def ours(args: argparse.Namespace, ranks: Ranks, loader: TrainLoader, density: float) -> Callable[[], None]:
-    """The step of training.loop, from its own parts, at a density."""
+    """Make the step of training.loop from its parts, at a density."""
     engine = create_engine(EngineOptions(), ranks, Numerics(args.precision, compile=args.compile))
     shape = (args.batch, 3, args.size, args.size)
     engine.prepare(build_model(args.arch, 1000, seed=0), lambda m: MaskedSGD(m.parameters(), 0.1, 0.9, 1e-4), shape)
@@ -56,7 +56,7 @@ def ours(args: argparse.Namespace, ranks: Ranks, loader: TrainLoader, density: f
 
 
 def bare(args: argparse.Namespace, ranks: Ranks, loader: TrainLoader) -> Callable[[], None]:
-    """Forward, backward and torch's fused SGD, nothing else."""
+    """Make a step of only forward, backward and torch's fused SGD."""
     model = build_model(args.arch, 1000, seed=0).to(ranks.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-4, fused=True)
     forward = torch.compile(model) if args.compile else model
@@ -74,7 +74,7 @@ def bare(args: argparse.Namespace, ranks: Ranks, loader: TrainLoader) -> Callabl
 
 
 def seconds(step: Callable[[], None], count: int, device: torch.device) -> float:
-    """Wall time of `count` steps."""
+    """Measure the wall time of `count` steps."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -86,7 +86,7 @@ def seconds(step: Callable[[], None], count: int, device: torch.device) -> float
 
 
 def main() -> None:
-    """Read the options and measure under their numerics."""
+    """Read the options, and measure under their numerics."""
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet18")
@@ -121,10 +121,10 @@ def measure(args: argparse.Namespace, cuda: bool) -> None:
     device = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.arch}, batch {args.batch}, {args.size} px, {args.precision}, compile {args.compile}, {device}")
     reference = statistics.median(times["bare torch"])
-    for name, found in times.items():
-        median = statistics.median(found)
+    for name, turns in times.items():
+        median = statistics.median(turns)
         rate = args.steps * args.batch / median
-        spread = f"({min(found):.2f}..{max(found):.2f} s)"
+        spread = f"({min(turns):.2f}..{max(turns):.2f} s)"
         print(f"{name:20} {rate:10.1f} images/s   time x {median / reference:.3f}   {spread}")
 
 

@@ -1,6 +1,6 @@
 """`python -m elth_dist.accounting`: FLOPs of networks and methods, of a run before it starts, and of papers.
 
-An entry point like train.py: it may use all of the house.
+An entry point like train.py, which may import every layer.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sum(bool(value) for value in (options.arch, options.ticket, options.paper)) != 1:
             raise UserError(f"needs one of: a network, --ticket FILE, --config FILE, --paper (see {_PROGRAM} --help)")
         if options.amortise and options.arch is None:
-            raise UserError("--amortise: needs the network whose ticket it is, before it")
+            raise UserError("--amortise: needs the ticket's own network first, as in `resnet26 --amortise ...`")
         if options.method == "dense" and options.density != 1:
             raise UserError(f"--density: {options.density:g}, but --method dense trains all weights")
         if options.multiplier is None:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say_method(options: argparse.Namespace, convention: Convention) -> None:
-    """The layer table and the totals of a network under a method."""
+    """Print the layer table and the totals of a network under a method."""
     if options.ticket is not None:
         from elth_dist.tickets.ticket import Ticket
 
@@ -78,7 +78,7 @@ def _say_method(options: argparse.Namespace, convention: Convention) -> None:
     dense, sparse = sum(dense_costs.values()), sum(costs.values())
     total = None if options.ramp is None else _RAMP_STEPS
     training = training_cost(_method(options), sparse, dense, total_steps=total, convention=convention.name)
-    found = {
+    totals = {
         "arch": counted.arch,
         "image_size": _image_size(counted.arch, options),
         "convention": convention.name,
@@ -107,7 +107,7 @@ def _say_method(options: argparse.Namespace, convention: Convention) -> None:
             }
             for layer in counted.layers
         ]
-        _print_json({**found, "layers": layers})
+        _print_json({**totals, "layers": layers})
         return
     shapes = {layer.weight: " x ".join(map(str, layer.shape)) for layer in counted.layers}
     body = [
@@ -124,18 +124,18 @@ def _say_method(options: argparse.Namespace, convention: Convention) -> None:
     headings = ["layer", "shape", "density", "dense FLOPs", "FLOPs", "share"]
     print(aligned(headings, body, left=("layer", "shape")))
     print(f"convention   {convention.name}: {convention.description}")
-    print(f"density      {found['density']:.4f} of the prunable weights")
-    print(f"inference    {sparse:.5g} FLOPs a sample, {found['forward_relative']:.4f}x dense ({dense:.5g})")
-    print(f"training     {training:.5g} FLOPs a sample by {options.method}, {training / (3 * dense):.4f}x dense")
-    print(f"in total     {found['train_relative']:.4f}x one dense training, at {options.multiplier:g}x its length")
+    print(f"density      {totals['density']:.4f} of the prunable weights")
+    print(f"inference    {sparse:.5g} FLOPs per sample, {totals['forward_relative']:.4f}x dense ({dense:.5g})")
+    print(f"training     {training:.5g} FLOPs per sample by {options.method}, {training / (3 * dense):.4f}x dense")
+    print(f"in total     {totals['train_relative']:.4f}x one dense training, at {options.multiplier:g}x its length")
 
 
-#: What --ramp is rounded to.
+#: The precision that --ramp is rounded to.
 _RAMP_STEPS = 100_000
 
 
 def _method(options: argparse.Namespace) -> str | MaskUpdate:
-    """The method with the options that the command line gives it."""
+    """Build the method with its options from the command line."""
     given: dict[str, Any] = {}
     fields = updates[options.method].model_fields if options.method in updates else {}
     if "delta_t" in fields:
@@ -146,7 +146,7 @@ def _method(options: argparse.Namespace) -> str | MaskUpdate:
             raise UserError(f"--ramp: {options.method} has none; valid with {' and '.join(ramped)}")
         begin, end = options.ramp
         if not 0 <= begin < end <= 1 or round(begin * _RAMP_STEPS) == round(end * _RAMP_STEPS):
-            raise UserError(f"--ramp: {begin:g} {end:g} are no two growing fractions of the training, from 0 to 1")
+            raise UserError(f"--ramp: {begin:g} {end:g} must be two growing fractions of the training, from 0 to 1")
         given |= {"begin": begin, "end": end, "every": 1}
     if options.method not in updates:
         return str(options.method)
@@ -171,7 +171,7 @@ def _image_size(arch: str | None, options: argparse.Namespace) -> int:
 
 
 def _say_prediction(arguments: Sequence[str], convention: Convention, as_json: bool) -> None:
-    """What a configuration will cost."""
+    """Print the predicted cost of a configuration."""
     from elth_dist.config import read_config
     from elth_dist.jobs.plan import make_plan
     from elth_dist.jobs.prediction import predict
@@ -202,14 +202,14 @@ def _say_prediction(arguments: Sequence[str], convention: Convention, as_json: b
     arch = next(iter(predicted.values())).arch
     print(f"in total     {total:.4g} FLOPs, {total / unit:.3f}x one dense training of {arch} ({unit:.4g})")
     print(f"convention   {convention.name}: {convention.description}")
-    print("Layer densities after pruning are not known yet: each layer is taken to have the global one.")
+    print("Layer densities after pruning are not known yet: each layer is assumed to have the global density.")
 
 
 # ----------------------------------------------------------------------------------------------- one for all
 
 
 def _say_amortised(options: argparse.Namespace, convention: Convention) -> None:
-    """One ticket for all targets beside a search for each."""
+    """Print the cost of one ticket for all targets and of a search for each."""
     from elth_dist.accounting.amortised import Recipe, amortised
 
     recipe = Recipe(
@@ -248,10 +248,10 @@ def _say_amortised(options: argparse.Namespace, convention: Convention) -> None:
 
 
 def _say_paper(as_json: bool) -> None:
-    """Published, reproduced and exact, side by side."""
+    """Print published, reproduced and exact figures in one table each."""
     from elth_dist.accounting.paper import as_printed, tables
 
-    found = tables()
+    published = tables()
     if as_json:
         _print_json(
             [
@@ -271,11 +271,11 @@ def _say_paper(as_json: bool) -> None:
                         for figure in table.figures
                     ],
                 }
-                for table in found
+                for table in published
             ]
         )
         return
-    for table in found:
+    for table in published:
         headings = ["figure", "published", "reproduced", *table.ways, "follows", "note"]
         body = [
             [
@@ -294,11 +294,11 @@ def _say_paper(as_json: bool) -> None:
     unreal = [
         f"  {table.title.split(', one')[0]}: {figure.what}: published {figure.published}, "
         f"exact {' or '.join(as_printed(value, figure.published) for value in figure.exact)}"
-        for table in found
+        for table in published
         for figure in table.figures
         if not figure.follows
     ]
-    print("Published figures whose printed digits do not follow from real FLOPs:", *unreal, sep="\n")
+    print("Published figures whose digits do not follow from real FLOPs:", *unreal, sep="\n")
 
 
 def _print_json(value: Any) -> None:
@@ -316,13 +316,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _number(low: float, high: float, *, whole: bool = False, open_low: bool = False) -> Any:
-    """A type for options: a number within [low, high], or (low, high]."""
+    """Make an argparse type: a number within [low, high], or (low, high]."""
 
     def read(text: str) -> float:
         try:
             value: float = int(text) if whole else float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if whole else ''}number") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if whole else ''}number") from None
         if math.isnan(value) or not low <= value <= high or (open_low and value == low):
             raise argparse.ArgumentTypeError(
                 f"{text} is not {'above' if open_low else 'at least'} {low:g} and at most {high:g}"
@@ -342,11 +342,11 @@ def _parser() -> _Parser:
     )
     what = parser.add_argument_group("of what")
     what.add_argument("arch", nargs="?", metavar="NETWORK", help="such as resnet50, resnet20_cifar or vgg16")
-    what.add_argument("--ticket", metavar="FILE", help="a ticket: its network, with the densities of its own masks")
-    what.add_argument("--config", metavar="FILE", help="what a run will cost; --section.option value changes options")
-    what.add_argument("--paper", action="store_true", help="published figures beside ours (E-LTH section 4.5, RigL)")
+    what.add_argument("--ticket", metavar="FILE", help="a ticket: its network, with the densities of its masks")
+    what.add_argument("--config", metavar="FILE", help="predicted cost of a run; --section.option value sets options")
+    what.add_argument("--paper", action="store_true", help="published figures against ours (E-LTH section 4.5, RigL)")
     what.add_argument(
-        "--amortise", nargs="+", metavar="NETWORK", default=[], help="one ticket of NETWORK for all of these"
+        "--amortise", nargs="+", metavar="NETWORK", default=[], help="networks to train from one ticket of NETWORK"
     )
     what.add_argument("--image-size", type=_number(4, 4096, whole=True), metavar="PX", help="224, or 32 for CIFAR nets")
     what.add_argument("--classes", type=_number(1, 1 << 20, whole=True), metavar="N", help="1000, or 10 for CIFAR nets")
@@ -361,23 +361,27 @@ def _parser() -> _Parser:
     method.add_argument(
         "--multiplier",
         type=_number(0, 1000, open_low=True),
-        help="length of the training in dense ones (1; RigL under --amortise: 5)",
+        help="length of the training in dense trainings (1; RigL under --amortise: 5)",
     )
     method.add_argument(
         "--interval", type=_number(1, 1 << 30, whole=True), default=100, help="steps between RigL's updates (100)"
     )
     method.add_argument(
-        "--ramp", type=float, nargs=2, metavar=("BEGIN", "END"), help="of gradual and dpf, as fractions of the training"
+        "--ramp",
+        type=float,
+        nargs=2,
+        metavar=("BEGIN", "END"),
+        help="ramp of gradual and dpf: fractions of the training",
     )
-    found = parser.add_argument_group("how tickets are found (--amortise)")
-    found.add_argument("--levels", type=_number(1, 100, whole=True), default=6, help="prunings (6)")
-    found.add_argument(
+    imp = parser.add_argument_group("how tickets are found (--amortise)")
+    imp.add_argument("--levels", type=_number(1, 100, whole=True), default=6, help="prunings (6)")
+    imp.add_argument(
         "--prune-fraction",
         type=_number(0, 0.999, open_low=True),
         default=0.2,
-        help="of the remaining weights, a level (0.2)",
+        help="fraction of the remaining weights pruned per level (0.2)",
     )
-    found.add_argument(
+    imp.add_argument(
         "--rewind", type=_number(0, 0.999), default=5 / 90, help="rewind step as a fraction of the training (5/90)"
     )
     _add_output(parser)
@@ -385,7 +389,7 @@ def _parser() -> _Parser:
 
 
 def _config_parser() -> _Parser:
-    """With --config, every other option is the configuration's."""
+    """Make the parser for --config, where every other option belongs to the configuration."""
     parser = _Parser(prog=_PROGRAM, allow_abbrev=False)
     parser.add_argument("--config", required=True)
     _add_output(parser)

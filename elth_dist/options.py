@@ -1,4 +1,4 @@
-"""What the options of every part share: strictness, steps written as text, and what makes two runs the same."""
+"""The base of all options: strict validation, steps written as text, and the identity of a result."""
 
 import re
 from decimal import ROUND_HALF_UP, Decimal
@@ -11,8 +11,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from elth_dist.plugins import plugin_of
 
-#: ``Field(..., json_schema_extra=NO_EFFECT)`` marks an option that cannot change a result (how often to log, ...):
-#: it is left out of a job's identity.
+#: ``Field(..., json_schema_extra=NO_EFFECT)`` marks an option that cannot change a result (how often to log, ...) and
+#: is therefore left out of a job's identity.
 NO_EFFECT: JsonDict = {"affects_result": False}
 
 
@@ -25,13 +25,13 @@ class Options(BaseModel):
     registered: ClassVar[bool] = False
 
     def identity(self) -> dict[str, Any]:
-        """What determines a result, as JSON values: every option that can affect one and is not at its default.
+        """Return, as JSON values, every option that can affect a result and differs from its default.
 
-        Leaving defaults out keeps identities as they are when an unrelated option is added later. (A default that is
-        *changed* later changes what an identity means: see jobs.graph.) `name` and `kind`, which tell alternatives
-        apart, are always there, and so are options without a default. Options of a plugin's kind name the plugin.
+        Leaving out defaults keeps identities unchanged when an unrelated option is added later. (*Changing* a default
+        changes what an identity means: see jobs.graph.) `name` and `kind`, which distinguish alternatives, are always
+        included, and so are options without a default. Options of a plugin's kind include the plugin.
         """
-        found: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
         dumped = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():
             if not _affects_result(field):
@@ -39,9 +39,9 @@ class Options(BaseModel):
             value = getattr(self, name)
             what = _identity(value, dumped[name])
             if name in ("name", "kind") or field.is_required() or not _is_default(value, what, field):
-                found[name] = what
+                parts[name] = what
         plugin = plugin_of(type(self).__module__) if self.registered else None
-        return found if plugin is None else {**found, "plugin": plugin.to_json()}
+        return parts if plugin is None else {**parts, "plugin": plugin.to_json()}
 
     def resolved(self) -> dict[str, Any]:
         """Every option that can affect a result, defaults written out, as JSON values."""
@@ -55,7 +55,7 @@ def _affects_result(field: FieldInfo) -> bool:
 
 
 def _identity(value: Any, dumped: Any) -> Any:
-    """Of any value: what it was dumped as, but with the identities of all options in it."""
+    """Return a value as dumped, with all options in it replaced by their identities."""
     if isinstance(value, Options):
         return value.identity()
     if isinstance(value, list | tuple):
@@ -81,13 +81,13 @@ class Step:
     __slots__ = ("amount", "unit")
 
     def __init__(self, amount: Decimal, unit: str) -> None:
-        """`unit`: "ep" or "it". Never changed afterwards: a step can be the key of a dict."""
+        """`unit`: "ep" or "it". A step is immutable, and can be the key of a dict."""
         self.amount = amount.normalize()  # 1.0ep is 1ep
         self.unit = unit if amount else "it"
 
     @classmethod
     def parse(cls, value: "str | int | Step") -> "Step":
-        """Read a step; ValueError when it is none."""
+        """Read a step; ValueError if `value` is not one."""
         if isinstance(value, Step):
             return value
         text = value.strip() if isinstance(value, str) else value
@@ -95,20 +95,20 @@ class Step:
             return cls(Decimal(0), "it")
         match = _STEP.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise ValueError(f"{value!r} is no step: write '5ep' (epochs), '1000it' (iterations) or 0")
+            raise ValueError(f"{value!r} is not a step: write '5ep' (epochs), '1000it' (iterations) or 0")
         amount = Decimal(match[1])
         if match[2] == "it" and amount != int(amount):
             raise ValueError(f"{value!r}: iterations are whole numbers")
         return cls(amount, match[2])
 
     def iterations(self, steps_per_epoch: int) -> int:
-        """This point in optimizer steps; a fraction of an epoch is rounded to the nearest one, halves up."""
+        """Convert to optimizer steps, rounded to the nearest, halves up."""
         if self.unit == "it":
             return int(self.amount)
         return int((self.amount * steps_per_epoch).to_integral_value(ROUND_HALF_UP))
 
     def times(self, factor: int) -> "Step":
-        """The point that corresponds to this one in a training `factor` times as long."""
+        """Return the corresponding point of a training `factor` times as long."""
         return Step(self.amount * factor, self.unit)
 
     def __str__(self) -> str:

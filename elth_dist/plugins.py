@@ -1,4 +1,4 @@
-"""Modules from outside that register kinds of their own: loaded by name, recorded by content. No torch here."""
+"""Load modules from outside that register kinds of their own, and record their content. No torch here."""
 
 import functools
 import hashlib
@@ -25,7 +25,7 @@ _loaded: list[str] = []
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin: what goes into environment.json, and into the identity of each job that uses it."""
+    """One plugin, as recorded in environment.json and in the identity of each job that uses it."""
 
     name: str  # top-level package or module
     version: str | None  # of the installed distribution, or the module's `__version__`
@@ -37,13 +37,13 @@ class Plugin:
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import plugins: those that installed packages announce, then the given ones.
+    """Import the plugins of installed packages' entry points, then the given ones.
 
     Args:
         names: modules (`my_package.criteria`) or paths of Python files (`examples/criterion.py`).
 
     Raises:
-        UserError: a plugin is missing or fails to import; names it and says why.
+        UserError: a plugin is missing or fails to import; names it and the reason.
     """
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         _load(point.module)
@@ -52,10 +52,10 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def module_name(plugin: str) -> str:
-    """The module that a plugin is imported as. The folder of a file joins the import path.
+    """Return the name of the module that a plugin is imported as; add the folder of a file to the import path.
 
     Raises:
-        UserError: there is no such file, or another module has its name already.
+        UserError: there is no such file, or another module already has its name.
     """
     if not plugin.endswith(".py"):
         return plugin
@@ -69,7 +69,7 @@ def module_name(plugin: str) -> str:
         sys.path.append(folder)
     spec = importlib.util.find_spec(path.stem)
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
-        raise UserError(f"plugins: {plugin}: another module is named {path.stem} already; rename the file")
+        raise UserError(f"plugins: {plugin}: another module is already named {path.stem}; rename the file")
     return path.stem
 
 
@@ -82,24 +82,24 @@ def _load(name: str) -> None:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise UserError(f"plugins: there is no module {name}; install it, or give the path of its file") from None
         raise UserError(f"plugins: {name} needs the module {error.name}, which is not installed") from error
-    except Exception as error:  # whatever a foreign module does wrong is told by its name
+    except Exception as error:  # a foreign module may raise anything
         raise UserError(f"plugins: {name} fails to import: {type(error).__name__}: {error}") from error
     if name not in _loaded:
         _loaded.append(name)
 
 
 def absolute(plugin: str) -> str:
-    """The plugin as another process of this machine can load it: a file by its absolute path, a module by its name."""
+    """Name a plugin so that another process of this machine can load it: a file's absolute path, a module's name."""
     return str(Path(plugin).resolve()) if plugin.endswith(".py") else plugin
 
 
 def loaded() -> list[Plugin]:
-    """Every plugin that load_plugins() has imported, in order."""
+    """List every plugin that load_plugins() has imported, in order."""
     return list(dict.fromkeys(plugin for name in _loaded if (plugin := plugin_of(name)) is not None))
 
 
 def sources_to_copy() -> dict[str, Path]:
-    """Sources of the loaded plugins that are not installed: file by its path below a folder of the import path."""
+    """Map the sources of loaded plugins that are not installed: path below the import path -> file."""
     installed = [Path(sysconfig.get_path(place)) for place in ("purelib", "platlib")]
     files: dict[str, Path] = {}
     for plugin in loaded():
@@ -116,7 +116,7 @@ def _is_package(name: str) -> bool:
 
 
 def plugin_of(module: str) -> Plugin | None:
-    """The plugin that a module belongs to; None for the modules of this package."""
+    """Return the plugin that a module belongs to; None for the modules of this package."""
     name = module.partition(".")[0]
     return None if name == _PACKAGE else _plugin(name if name in sys.modules else module)
 
@@ -131,7 +131,7 @@ def _plugin(name: str) -> Plugin:
 
 
 def source_files(name: str) -> list[Path]:
-    """The source files of an imported top-level module or package, sorted."""
+    """List the source files of an imported top-level module or package, sorted."""
     module = sys.modules[name]
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]
     if folders:

@@ -1,7 +1,7 @@
-"""What is known by name: kinds of criteria, mask updates, methods, families and so on. Knows no torch.
+"""Registries of kinds by name: criteria, mask updates, methods, families and so on. No torch here.
 
-A kind is one class in one file. It registers itself with `@REGISTRY.add`; options, help and error messages know it from
-then on, and a plugin's kind joins in the same way. Nothing else in the house switches on a kind.
+A kind is one class in one file that registers itself with `@REGISTRY.add`, as a plugin's kind does; options, help and
+error messages then know it. No other code switches on kinds.
 """
 
 import difflib
@@ -23,7 +23,7 @@ class Registry(Mapping[str, _Kind], Generic[_Kind]):
     """Kinds of one thing, by name, in the order in which they were registered."""
 
     def __init__(self, what: str) -> None:
-        """`what`: what a kind is, for messages: "criterion", "mask update", ..."""
+        """`what`: the noun for a kind in messages: "criterion", "mask update", ..."""
         self.what = what
         self._kinds: dict[str, _Kind] = {}
 
@@ -53,7 +53,7 @@ class Registry(Mapping[str, _Kind], Generic[_Kind]):
 
 
 def name_of(kind: Any) -> str:
-    """The name of a kind: its attribute `name`, or the default of its option `name`."""
+    """Return the name of a kind: its attribute `name`, or the default of its option `name`."""
     fields = getattr(kind, "__pydantic_fields__", {})
     name = fields["name"].default if "name" in fields else getattr(kind, "name", None)
     assert isinstance(name, str), f"{kind!r} has no name"
@@ -79,21 +79,21 @@ def joined(what: str, *groups: Mapping[str, type[Options]]) -> dict[str, type[Op
 
 
 def load_folder(package: str, path: Iterable[str]) -> None:
-    """Import every module of a package, so that its kinds register: a new file is all that a new kind takes."""
+    """Import every module of a package, so that its kinds register: a new kind needs only a new file."""
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
 
 
 class OneOf:
-    """A pydantic annotation: options of any registered kind, told apart by `name`. A name alone stands for defaults.
+    """A pydantic annotation for options of any registered kind, chosen by `name`; a name alone means its defaults.
 
-    Kinds are looked up when a value is validated, so that one registered later is valid too.
+    Kinds are looked up when a value is validated, so that a kind registered later is valid too.
     """
 
     def __init__(self, what: str, kinds: Callable[[], Mapping[str, type[Options]]], *, alike: bool = False) -> None:
         """
         Args:
-            what: what a kind is, for messages.
+            what: the noun for a kind in messages.
             kinds: option classes by name.
             alike: whether kinds share their options, so that values given for one serve another.
         """
@@ -102,14 +102,14 @@ class OneOf:
         self.alike = alike
 
     def read(self, value: Any) -> Options:
-        """A value as options of its kind; pydantic's errors."""
+        """Validate a value as options of its kind; raises pydantic's errors."""
         if isinstance(value, Options):
             return value
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping):
             raise PydanticCustomError(
-                "kind_form", "is no {what}: write a name, or name and options", {"what": self.what}
+                "kind_form", "must be one {what}: a name, or an object with name and options", {"what": self.what}
             )
         kinds = self.kinds()
         name = value.get("name")
@@ -120,7 +120,7 @@ class OneOf:
             near = difflib.get_close_matches(str(name), kinds, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             context |= {"name": repr(name), "hint": hint}
-            raise PydanticCustomError("kind_unknown", "{name} is no {what}{hint}; valid are {valid}", context)
+            raise PydanticCustomError("kind_unknown", "unknown {what} {name}{hint}; valid are {valid}", context)
         return kinds[name].model_validate(dict(value))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -135,15 +135,15 @@ class OneOf:
         return {"anyOf": [named, *(kind.model_json_schema() for kind in self.kinds().values())]}
 
 
-#: How weights are scored for pruning; classes of options derived from sparsity.criteria.Criterion.
+#: Criteria, which score weights for pruning; classes of options derived from sparsity.criteria.Criterion.
 criteria: Registry[type[Any]] = Registry("criterion")
-#: How masks change while a network trains; derived from sparsity.updates.MaskUpdate.
+#: Mask updates, which change masks while a network trains; derived from sparsity.updates.MaskUpdate.
 updates: Registry[type[Any]] = Registry("mask update")
-#: What a run does; derived from jobs.methods.Method.
+#: Methods, which plan the jobs of a run; derived from jobs.methods.Method.
 methods: Registry[type[Any]] = Registry("method")
-#: Experiments next to a ticket; derived from jobs.controls.Control.
+#: Controls, the experiments that a ticket is compared with; derived from jobs.controls.Control.
 controls: Registry[type[Any]] = Registry("control")
-#: Pieces of work; derived from jobs.kinds.JobKind.
+#: Job kinds; derived from jobs.kinds.JobKind.
 job_kinds: Registry[type[Any]] = Registry("job kind")
 #: Networks; objects derived from models.Family.
 families: Registry[Any] = Registry("family")

@@ -1,7 +1,7 @@
 """The entry: `torchrun -m elth_dist.train --config FILE [--section.option value ...]`.
 
-A configuration becomes a graph of jobs; all ranks walk it together, one job after the other. What is finished is
-skipped, what was interrupted continues, so that the same command always leads to the same end.
+A configuration becomes a graph of jobs, which all ranks do together, one job after the other. Finished jobs are
+skipped and interrupted jobs continue, so that the same command always leads to the same results.
 """
 
 import logging
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what a command line describes.
+    """Run the configuration of a command line.
 
     Returns:
-        The exit status: 0 when all is done, or safely stopped because a signal asked for it; 2 for a user's mistake;
-        1 when ranks disagree.
+        The exit status: 0 if the run finished, or was stopped by a signal and saved; 2 after a user's mistake; 1 if
+        ranks disagree.
     """
     rank = 0
     try:
@@ -42,15 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(config: Config) -> "dict[str, Result]":
-    """Walk the method's graph of jobs with all ranks; report at the end.
+    """Do the method's graph of jobs with all ranks, and write the report.
 
     Returns:
-        The results of the finished jobs by name: of all of them, unless a signal asked for the end.
+        The results of the finished jobs by name: all jobs, unless a signal stopped the run.
 
     Raises:
-        UserError, DisagreementError: as the jobs do.
+        UserError, DisagreementError: as the jobs raise them.
     """
-    # torch takes seconds to import; most mistakes have been found by now
+    # importing torch takes seconds: by now, most mistakes have been reported
     from elth_dist.jobs.report import write_report
     from elth_dist.jobs.walk import walk
     from elth_dist.runtime.run_directory import RunDirectory

@@ -6,8 +6,8 @@ try:
     from elth_dist.sweeps.command import main
 except ModuleNotFoundError as error:
     print(
-        f"elth_dist: error: {sys.executable} has no module {error.name}: call the python that the project is installed "
-        "for, .venv/bin/python after `make quickstart`",
+        f"elth_dist: error: {sys.executable} has no module {error.name}: use the python of the project's "
+        "environment, .venv/bin/python after `make quickstart`",
         file=sys.stderr,
     )
     sys.exit(2)

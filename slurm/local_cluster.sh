@@ -9,13 +9,13 @@
 #   slurm/local_cluster.sh status
 #
 # Two nodes, node1 and node2, with four CPUs and two (pretended) GPUs each. Two partitions over both: `normal`, whose
-# jobs are requeued when `urgent` needs their place, 15 s after a warning.
+# jobs are requeued when `urgent` preempts them, 15 s after a warning.
 # Everything lies in one folder: $ELTH_SLURM_FOLDER, or /tmp/elth-slurm-UID. Works as root and as any other user.
 set -euo pipefail
 
 folder=${ELTH_SLURM_FOLDER:-/tmp/elth-slurm-$(id -u)}
 conf=$folder/slurm.conf
-mark=$folder/.local_cluster # what stop may remove
+mark=$folder/.local_cluster # marks a folder that stop may remove
 nodes=(node1 node2)
 export SLURM_CONF=$conf
 
@@ -24,7 +24,7 @@ die() {
     exit 1
 }
 
-free_ports() { # as many free TCP ports as asked for, below those that systems give to whoever asks for any
+free_ports() { # prints that many free TCP ports, below the range of ephemeral ports
     python3 - "$1" <<'PYTHON'
 import contextlib, random, socket, sys
 held = []
@@ -106,7 +106,7 @@ start() {
         command -v "$program" >/dev/null || die "no $program here: apt-get install slurm-wlm munge"
     done
     [[ ! -e $mark ]] || die "there is one in $folder: $0 stop first"
-    [[ ! -e $folder ]] || die "$folder exists and is no cluster of ours: set ELTH_SLURM_FOLDER to a new path"
+    [[ ! -e $folder ]] || die "$folder exists and is not a cluster of this script: set ELTH_SLURM_FOLDER to a new path"
     ((${#folder} < 80)) || die "$folder: too long for a socket's path; set ELTH_SLURM_FOLDER"
     mkdir -m 755 "$folder"
     touch "$mark"
@@ -151,7 +151,7 @@ none_left() { [[ -z $(ours) ]]; }
 stop() {
     trap - ERR
     [[ -e $folder ]] || return 0
-    [[ -e $mark ]] || die "$folder is no cluster of ours: nothing is touched"
+    [[ -e $mark ]] || die "$folder is not a cluster of this script: nothing is changed"
     if [[ -e $conf ]] && scontrol ping >/dev/null 2>&1; then
         scancel --quiet --user="$(id -un)" 2>/dev/null || true
         wait_for 20 no_jobs || true

@@ -3,7 +3,7 @@
 
 export LD_LIBRARY_PATH=/opt/amazon/ofi-nccl/lib:/opt/amazon/efa/lib:${LD_LIBRARY_PATH:-}  # the aws-ofi-nccl plugin
 export FI_PROVIDER=efa
-export FI_EFA_USE_HUGE_PAGE=0                # forked decoders and huge pages do not go together
-export NCCL_SOCKET_IFNAME=^docker,lo,veth    # all but these, for the first contact
+export FI_EFA_USE_HUGE_PAGE=0                # huge pages fail with forked decoders
+export NCCL_SOCKET_IFNAME=^docker,lo,veth    # bootstrap: all interfaces but these
 export GLOO_SOCKET_IFNAME=$(ip -o route show default | awk '{print $5; exit}')  # our small CPU messages
-# export NCCL_DEBUG=INFO                     # must say "NET/OFI Selected provider is efa"; else it is TCP, and slow
+# export NCCL_DEBUG=INFO                     # must print "NET/OFI Selected provider is efa", else NCCL uses slow TCP

@@ -99,7 +99,7 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         (["--epochs", "3"], "--epochs: no such option; did you mean --train.epochs?"),
         (["--train.epochs", "0"], "train.epochs: Input should be greater than or equal to 1, got '0'"),
         (["--train.global_batch", "many"], "train.global_batch"),
-        (["--method.rewind", "5x"], "method.rewind: '5x' is no step: write '5ep' (epochs), '1000it' (iterations) or 0"),
+        (["--method.rewind", "5x"], "method.rewind: '5x' is not a step: write '5ep' (epochs), '1000it' (iterations) or 0"),
         (["--method.prune_fraction", "1.0"], "method.prune_fraction: Input should be less than 1"),
         (
             ["--method.name", "impp"],
@@ -107,7 +107,7 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         ),
         (["--method.name", "snip"], "method: needs either density or like (a ticket file)"),
         (["--method.name", "snip", "--method.density", "0"], "method.density: Input should be greater than 0"),
-        (["--method.controls=[snap]"], "method.controls.0.name: 'snap' is no control"),
+        (["--method.controls=[snap]"], "method.controls.0.name: unknown control 'snap'"),
         (["--method.controls", '[{"batches": 3}]'], "method.controls.0.name: is required"),
         (["--method.controls", '[{"name": "snip", "batchs": 3}]'], "method.controls.0.batchs: no such option"),
         (["--method.controls=[shuffled_copies]"], "shuffled_copies is for the controls of a transfer"),

@@ -122,7 +122,7 @@ def test_one_for_all(capfd: Capture) -> None:
         (["resnet50", "--densty", "1"], "unrecognized arguments: --densty"),
         (["resnet50", "--method", "dense", "--density", "0.5"], "--method dense trains all weights"),
         (["resnet50", "--ramp", "0", "1"], "--ramp: static has none"),
-        (["resnet50", "--method", "dpf", "--ramp", "0.5", "0.5"], "no two growing fractions"),
+        (["resnet50", "--method", "dpf", "--ramp", "0.5", "0.5"], "must be two growing fractions"),
         (["resnet50", "--convention", "elth_paper"], "elth_paper: is defined for"),
         (["resnet20_cifar", "--convention", "rigl_compat_115"], "rigl_compat_115: is a quirk"),
         (["resnet26", "--amortise", "resnet50"], "tickets of resnet26 cannot be moved to resnet50"),

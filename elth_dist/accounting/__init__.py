@@ -1,1 +1,1 @@
-"""What networks and their training cost in floating-point operations: counted from shapes and from measured masks."""
+"""Count the FLOPs of networks and of their training, from shapes and from measured masks."""

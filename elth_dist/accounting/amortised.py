@@ -1,4 +1,4 @@
-"""One ticket for all depths against a search for each: what K networks cost in total."""
+"""Compare the total cost of K networks: one ticket for all depths, or a search for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from elth_dist.sparsity.updates.rigl import Rigl
 
 @dataclass(frozen=True)
 class Recipe:
-    """How tickets are found; masks are not known before, so that a distribution stands in for them."""
+    """How tickets are found. Masks are unknown before training: a distribution of the density is assumed."""
 
     levels: int = 6
     prune_fraction: float = 0.2
@@ -22,11 +22,11 @@ class Recipe:
     interval: int = 100  # of RigL's updates
 
     def density(self, level: int) -> float:
-        """The global density of a level."""
+        """Compute the global density of a level."""
         return (1 - self.prune_fraction) ** level
 
     def densities(self, counted: Network, level: int) -> Densities:
-        """The layers' densities at a level."""
+        """Compute the layers' densities at a level."""
         if self.distribution is None or level == 0:
             return dict.fromkeys(counted.shapes, self.density(level))
         return DISTRIBUTIONS[self.distribution](counted.shapes, self.density(level))
@@ -34,7 +34,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Row:
-    """What the first `count` targets cost in total, in dense trainings of the source."""
+    """The total cost of the first `count` targets, in dense trainings of the source."""
 
     count: int
     targets: tuple[str, ...]
@@ -47,12 +47,12 @@ class Row:
 def amortised(
     source: Network, targets: Sequence[tuple[str, Network]], recipe: Recipe, convention: Convention
 ) -> list[Row]:
-    """The total cost after each further target.
+    """Compute the total cost after each further target.
 
     Args:
         source: the network on which IMP finds the ticket.
-        targets: names and networks, in the order in which they are wanted; the source may be among them.
-        recipe: of all methods; DPF trains once, for the density of the last level.
+        targets: names and networks, in order; the source may be one of them.
+        recipe: applies to all methods; DPF trains once, to the density of the last level.
         convention: how FLOPs are counted.
     """
 
@@ -60,7 +60,7 @@ def amortised(
         return [convention.forward(counted, recipe.densities(counted, level)) for level in range(recipe.levels + 1)]
 
     unit = 3 * convention.forward(source)
-    one_for_all = imp_cost(forward(source), recipe.rewind, found=True)
+    one_for_all = imp_cost(forward(source), recipe.rewind, last_training=False)
     imp = rigl = dpf = 0.0
     rows = []
     for number, (_, target) in enumerate(targets, start=1):

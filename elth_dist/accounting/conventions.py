@@ -1,4 +1,4 @@
-"""How papers count FLOPs: conventions by name. What is reported elsewhere in the house is `exact`."""
+"""Conventions by which papers count FLOPs, by name. All other reports of the project use `exact`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from elth_dist.models.families import architecture
 
 ConventionName = Literal["exact", "rigl_paper", "rigl_compat_115", "dpf_counter", "elth_paper"]
 
-#: Rows of a table that belong to no layer; MATMULS is there for networks that have any.
+#: Rows of a table that belong to no layer; MATMULS only for networks with products of activations.
 ELEMENTWISE = "BatchNorm, ReLU, pooling"
 MATMULS = "other products"
 
 
 @dataclass(frozen=True)
 class Convention:
-    """A way to count."""
+    """A convention for counting FLOPs."""
 
     name: ConventionName
     description: str
@@ -25,7 +25,10 @@ class Convention:
     """Forward cost of one sample by weight; also `MATMULS` and `ELEMENTWISE`, where those are counted."""
 
     def forward(self, counted: Network, densities: Densities | None = None) -> float:
-        """Forward cost of one sample; dense without `densities`. UserError if the convention is for other networks."""
+        """Compute the forward cost of one sample, dense if `densities` is None.
+
+        UserError if the convention does not apply to the network.
+        """
         return sum(self.costs(counted, {} if densities is None else densities).values())
 
 
@@ -48,7 +51,7 @@ def _rigl_paper(counted: Network, densities: Densities) -> dict[str, float]:
 
 
 def _rigl_compat_115(counted: Network, densities: Densities) -> dict[str, float]:
-    """The authors' notebook pads the stem's 224 px to 230 and halves that, without taking the kernel off."""
+    """Count as the authors' notebook, which pads the stem's 224 px to 230 and halves that, ignoring the kernel."""
     stem = counted.layers[0]
     if stem.shape[2:] != (7, 7) or stem.positions != 112**2:
         raise UserError("rigl_compat_115: is a quirk of ImageNet ResNets at 224 px; valid here is rigl_paper")
@@ -62,9 +65,9 @@ def _dpf_counter(counted: Network, densities: Densities) -> dict[str, float]:
 
 
 def _elth_paper(counted: Network, densities: Densities) -> dict[str, float]:
-    """Every layer at the global density; ImageNet's BasicBlock networks in proportion to their depth, not their FLOPs.
+    """Count every layer at the global density; ImageNet's BasicBlock networks by depth instead of their own FLOPs.
 
-    (That is: of ResNet-34's FLOPs. Our other networks keep their own.)
+    These count in proportion to their depth, from ResNet-34's FLOPs. Other networks keep their own FLOPs.
     """
     scale = counted.density(densities)
     share = None if counted.arch is None else architecture(counted.arch).depth_share

@@ -1,4 +1,4 @@
-"""The layers of a network and how often each of their weights is used, from one pass that computes nothing."""
+"""The layers of a network and how often each weight is used, from one pass on the meta device."""
 
 import contextlib
 import copy
@@ -26,12 +26,12 @@ Densities = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight that activations are multiplied with (convolution, linear layer), as one sample passes through it."""
+    """A weight that activations are multiplied with (convolution, linear layer), and its use per sample."""
 
     weight: str  # the weight's name, as in masks
     shape: tuple[int, ...]  # of the weight
     positions: int  # how often a sample uses each weight: output positions of a convolution, 1 for a classifier
-    outputs: int  # output elements a sample
+    outputs: int  # output elements per sample
 
     @property
     def size(self) -> int:
@@ -40,13 +40,13 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates a sample, all weights kept."""
+        """Multiply-accumulates per sample, all weights kept."""
         return self.size * self.positions
 
 
 @dataclass(frozen=True)
 class Network:
-    """All that costs FLOPs in a network at one image size."""
+    """The layers and other operations of a network at one image size."""
 
     layers: tuple[Layer, ...]  # in the order of the parameters
     elementwise: int
@@ -54,8 +54,8 @@ class Network:
     each window)."""
     matmuls: int = 0
     """Multiply-accumulates per sample that no mask saves: products of activations (attention), and products with
-    what is computed from weights such that a pruned weight is not zero in it (weight standardisation)."""
-    arch: str | None = None  # of our networks
+    values computed from weights in which a pruned weight is not zero (weight standardisation)."""
+    arch: str | None = None  # only for our networks
     excluded: tuple[str, ...] = ()  # weights that are never pruned
 
     @property
@@ -69,7 +69,7 @@ class Network:
         return {layer.weight: layer.shape for layer in self.layers if layer.weight not in self.excluded}
 
     def density(self, densities: Densities) -> float:
-        """The kept fraction of all prunable weights together."""
+        """Compute the kept fraction of all prunable weights together."""
         sizes = {name: math.prod(shape) for name, shape in self.shapes.items()}
         return sum(densities.get(name, 1.0) * size for name, size in sizes.items()) / sum(sizes.values())
 
@@ -88,21 +88,21 @@ def network(arch: str, image_size: int, num_classes: int) -> Network:
 
 
 def count_layers(model: nn.Module, image_shape: Sequence[int]) -> Network:
-    """The layers of any module, and what else it multiplies.
+    """Count the layers of any module, and its other products.
 
-    One forward pass of a copy on the meta device, in which every tensor operation is seen: no memory, no arithmetic;
-    the model itself is left alone. Multiply-accumulates belong to the parameter of two or more dimensions that is
-    multiplied (or a view, copy or multiple of it), and to no layer where both factors are activations. A weight that
-    is used several times counts each time, one that is not used counts nothing.
+    Runs one forward pass of a copy on the meta device and observes every tensor operation: no memory, no arithmetic,
+    and the model is unchanged. Multiply-accumulates belong to the multiplied parameter of two or more dimensions (or a
+    view, copy or multiple of it); products of two activations belong to no layer. A weight counts each time it is
+    used, and an unused weight counts nothing.
 
     Args:
         model: on any device; called with one tensor.
         image_shape: of one sample, without the batch dimension.
 
     Raises:
-        ValueError: an operation whose cost is not known (a formula registered with
-            `torch.utils.flop_counter.register_flop_formula` makes it known); a weight whose parts are used unequally
-            often, such that what its pruning saves cannot be told.
+        ValueError: the cost of an operation is unknown (register a formula with
+            `torch.utils.flop_counter.register_flop_formula`); or parts of a weight are used unequally often, so that
+            the savings of pruning it are undefined.
     """
     blank = _on_meta(model)
     prunable = prunable_weights(blank)
@@ -121,7 +121,7 @@ def count_layers(model: nn.Module, image_shape: Sequence[int]) -> Network:
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A deep copy whose parameters and buffers have shapes only, each with a storage of its own."""
+    """Copy a model to the meta device: parameters and buffers with shapes only, each with its own storage."""
     blank: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()
     }
@@ -131,7 +131,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the fused inference kernels of nn.MultiheadAttention, and without a trace in the random state."""
+    """Disable the fused inference kernels of nn.MultiheadAttention, and preserve the random state."""
     fused = torch.backends.mha.get_fastpath_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.backends.mha.set_fastpath_enabled(False)
@@ -142,7 +142,7 @@ def _quietly() -> Iterator[None]:
 
 
 class _Part(NamedTuple):
-    """Some elements of a parameter: all, or a chunk of rows."""
+    """A part of a parameter: all of it, or a chunk of rows."""
 
     weight: str
     start: int
@@ -150,7 +150,7 @@ class _Part(NamedTuple):
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation of one forward pass."""
+    """Counts every operation of one forward pass."""
 
     def __init__(self, model: nn.Module, prunable: Mapping[str, object]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -161,7 +161,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._prunable = prunable
         self._weights = {_storage(p): name for name, p in model.named_parameters() if p.ndim > 1}
         self._copies: dict[int, tuple[Tensor, _Part]] = {}  # by storage; kept, so that no other tensor gets it
-        self._inside: list[str] = []  # the modules that are being computed
+        self._inside: list[str] = []  # the modules whose forward pass is running
         for name, module in model.named_modules():
             module.register_forward_pre_hook(functools.partial(self._enter, f"{name} ({type(module).__name__})"))
             module.register_forward_hook(self._leave)
@@ -203,7 +203,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _computed(self, operation: OpOverload, arguments: Sequence[Any], output: Any) -> None:
         tensors = {number: value for number, value in enumerate(arguments) if isinstance(value, Tensor)}
         parts = {number: part for number, value in tensors.items() if (part := self._part(value))}
-        if 0 not in parts:  # what is computed from a weight alone is no cost of a sample
+        if 0 not in parts:  # operations on weights alone are not a cost per sample
             self.elementwise += operations.elementwise(operation, arguments, output)
         result = operations.result(output)
         if operation.is_view or not isinstance(result, Tensor) or _storage(result) in self._weights:
@@ -216,7 +216,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._copies[_storage(result)] = result, same
 
     def _part(self, tensor: Tensor) -> _Part | None:
-        """What of a parameter a tensor is; None for an activation."""
+        """Return the part of a parameter that a tensor holds; None for an activation."""
         if (name := self._weights.get(_storage(tensor))) is not None:
             held = math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
             return _Part(name, int(tensor.storage_offset()), held)
@@ -224,16 +224,18 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None if copied is None else copied[1]
 
     def positions(self, weight: str, size: int) -> int:
-        """How often each element of a weight is used. ValueError if some are used more often than others."""
+        """Return how often each element of a weight is used. ValueError if elements are used unequally often."""
         uses = {part: macs for part, macs in self._macs.items() if part.weight == weight}
         chunks = {part: macs for part, macs in uses.items() if part.size < size}
         rates = {Fraction(macs, part.size) for part, macs in chunks.items()}
         if len(rates) > 1 or (chunks and sum(part.size for part in chunks) != size):
-            raise ValueError(f"{weight}: its parts are used unequally often, what pruning saves is not known")
+            raise ValueError(
+                f"{weight}: its parts are used unequally often, so that the savings of pruning are unknown"
+            )
         return sum(uses.values()) // size
 
 
 def _storage(tensor: Tensor) -> int:
-    """What all views of a tensor have in common, and no other tensor has."""
+    """Return a key that all views of a tensor share, and no other tensor."""
     identity: int = tensor.untyped_storage()._cdata
     return identity

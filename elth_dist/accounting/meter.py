@@ -1,4 +1,4 @@
-"""The FLOPs of a training as it happens: exact integers, from the masks in force at every step."""
+"""Count the FLOPs of a running training: exact integers, from the masks in force at every step."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class Flops(NamedTuple):
     dense_forward: int  # of one sample, without masks
 
     def scalars(self, dense_training: int) -> dict[str, float]:
-        """What is reported of them, beside one dense training."""
+        """Return the reported scalars, relative to one dense training."""
         return {
             "flops/train": float(self.train),
             "flops/train_relative": self.train / dense_training,
@@ -27,15 +27,15 @@ class Flops(NamedTuple):
 
 
 class FlopsMeter:
-    """Adds up what each training step costs; counting a step never waits for the device.
+    """Adds up the cost of training steps; counting a step never waits for the device.
 
-    A step costs 3 f_S per sample, or 2 f_S + f_D where the gradient of all weights is taken (updates.MaskUpdate). Only
-    pruned weights make f_S smaller than f_D: products of activations are dense in both. Masks are counted where they
-    are when they change, and the counts are brought to the host when somebody reads them.
+    A step costs 3 f_S per sample, or 2 f_S + f_D if it takes the gradient of all weights (updates.MaskUpdate). Only
+    pruned weights make f_S smaller than f_D: products of activations are dense in both. Masks are counted on their
+    device when they change, and the counts move to the host when they are read.
     """
 
     def __init__(self, network: Network, samples: int) -> None:
-        """`samples`: of a step, over all ranks and micro-batches."""
+        """`samples`: per step, over all ranks and micro-batches."""
         self._samples = samples
         self._positions = {layer.weight: layer.positions for layer in network.layers}
         self._sizes = {layer.weight: layer.size for layer in network.layers}
@@ -46,13 +46,13 @@ class FlopsMeter:
         self._pending: list[_Phase] = []
 
     def count_step(self, masks: Masks, dense_gradient: bool) -> None:
-        """Count a step that was taken with these masks in force."""
+        """Count a step with these masks in force."""
         phase = self._phase(masks)
         phase.steps += 1
         phase.dense_gradients += dense_gradient
 
     def read(self, masks: Masks) -> Flops:
-        """What has been counted so far, and what a forward pass costs with these masks.
+        """Return the count so far, and the cost of a forward pass with these masks.
 
         Waits for the device if masks have changed since the last reading.
         """
@@ -67,15 +67,15 @@ class FlopsMeter:
         return Flops(self._train, self._forward, self._dense)
 
     def dense_training(self, steps: int) -> int:
-        """What so many steps take without masks."""
+        """Compute the cost of `steps` steps without masks."""
         return steps * self._samples * step_cost(self._dense, self._dense)
 
     def state_dict(self, masks: Masks) -> dict[str, Any]:
-        """What has been counted so far; `masks` are those in force."""
+        """Return the count so far; `masks` are those in force."""
         return {"train": self.read(masks).train}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Continue from state_dict()'s count."""
         self._train = state["train"]
         self._masks, self._pending = None, []
 

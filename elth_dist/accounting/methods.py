@@ -1,6 +1,6 @@
-"""What methods cost per sample, from the dense and the sparse forward cost (RigL, appendix H).
+"""The cost of methods per sample, from the dense and the sparse forward cost (RigL, appendix H).
 
-Costs are in any unit, that of the forward costs which are given. What a mask update costs, it says itself.
+Costs have the unit of the given forward costs. Each mask update defines its own cost.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from elth_dist.sparsity.updates.base import step_cost
 
 
 def method_names() -> tuple[str, ...]:
-    """Methods whose cost can be told without training; `snip` stands for any other pruning at initialisation too."""
+    """List methods whose cost is known without training; `snip` represents all pruning at initialisation."""
     return ("dense", "static", "snip", *updates)
 
 
@@ -24,10 +24,10 @@ def training_cost(
     total_steps: int | None = None,
     convention: ConventionName = "exact",
 ) -> float:
-    """The mean cost of a training step on one sample, as planned; a run's history tells it as it was (see meter).
+    """Compute the planned mean cost of a training step on one sample; see meter for the measured cost.
 
     Args:
-        method: one of method_names(), or a mask update with options; a name stands for its defaults.
+        method: one of method_names(), or a mask update with options; a name means its defaults.
         sparse: forward cost at the final density.
         dense: forward cost of the dense network.
         total_steps: optimizer steps of the training; None: as many as in the mask update's paper.
@@ -39,13 +39,13 @@ def training_cost(
     return update.cost(sparse, dense, total_steps=total_steps, convention=convention)
 
 
-def imp_cost(forward: Sequence[float], rewind: float, *, found: bool = False) -> float:
-    """Iterative magnitude pruning with rewinding, in samples of one whole training times cost per sample.
+def imp_cost(forward: Sequence[float], rewind: float, *, last_training: bool = True) -> float:
+    """Compute the cost of iterative magnitude pruning with rewinding: cost per sample, times one training's samples.
 
     Args:
         forward: forward cost at each level, 0 (dense) to N.
         rewind: the rewind step as a fraction of the training.
-        found: the cost of finding the last mask only: without the training of the last level.
+        last_training: whether the training of the last level counts; without it, the last mask is found but not used.
     """
-    levels = forward[:-1] if found else forward
+    levels = forward if last_training else forward[:-1]
     return 3 * (rewind * forward[0] + (1 - rewind) * sum(levels))

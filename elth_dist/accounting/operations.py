@@ -1,6 +1,6 @@
-"""What one tensor operation costs, from the shapes of its operands.
+"""The cost of one tensor operation, from the shapes of its operands.
 
-Operations are those of torch's dispatcher (aten), which every module and function comes down to.
+Operations are those of torch's dispatcher (aten), to which every module and function reduces.
 """
 
 import math
@@ -28,7 +28,7 @@ _ADDED_TO = (_aten.addmm, _aten.baddbmm, _aten.addbmm, _aten.addmv)
 
 
 def macs(operation: OpOverload, arguments: Sequence[Any], options: dict[str, Any], output: Any) -> int | None:
-    """Multiply-accumulates by torch's formulas (torch.utils.flop_counter); None for an operation without a formula."""
+    """Count multiply-accumulates by torch's formulas (torch.utils.flop_counter); None if there is no formula."""
     packet = operation.overloadpacket
     if packet in _PRODUCTS:
         return _PRODUCTS[packet](*arguments, **options)
@@ -39,7 +39,7 @@ def macs(operation: OpOverload, arguments: Sequence[Any], options: dict[str, Any
 
 
 def factors(operation: OpOverload, arguments: Sequence[Any]) -> list[Tensor]:
-    """The tensors that a product multiplies. None for fused attention: two products, of activations."""
+    """List the tensors that a product multiplies; empty for fused attention, which multiplies activations twice."""
     if "attention" in _name(operation):
         return []
     multiplied = arguments[1:] if operation.overloadpacket in _ADDED_TO else arguments
@@ -47,7 +47,7 @@ def factors(operation: OpOverload, arguments: Sequence[Any]) -> list[Tensor]:
 
 
 def elementwise(operation: OpOverload, arguments: Sequence[Any], output: Any) -> int:
-    """Normalisation 2 per element, an activation function 1, pooling 1 per element of each window; 0 for all else."""
+    """Count normalisation 2 per element, an activation function 1, pooling 1 per element of each window, else 0."""
     name = _name(operation)
     computed = result(output)
     if name in _NORMALISATIONS:
@@ -62,24 +62,24 @@ def elementwise(operation: OpOverload, arguments: Sequence[Any], output: Any) ->
 
 
 def result(output: Any) -> Any:
-    """The first of several outputs, which is the result; the others are statistics or indices."""
+    """Return the first of several outputs, which is the result; the others are statistics or indices."""
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def is_free(operation: OpOverload) -> bool:
-    """Whether an operation is known to multiply and accumulate nothing: views, copies, pointwise, reductions, ..."""
+    """Tell whether an operation is known to have no multiply-accumulates: views, copies, pointwise, reductions, ..."""
     if operation.namespace != "aten":
         return False
     return operation.is_view or torch.Tag.pointwise in operation.tags or _name(operation) in _FREE
 
 
 def keeps_zeros(operation: OpOverload, number: int) -> bool:
-    """Whether the result is zero wherever its operand of that number is: a copy, a cast, a multiple."""
+    """Tell whether the result is zero wherever operand `number` is: a copy, a cast, a multiple."""
     return _name(operation) in _COPIES or (_name(operation), number) in _MULTIPLES
 
 
 def _name(operation: OpOverload) -> str:
-    """Without the underscore of an operation in place."""
+    """Return the operation's name, without the underscore of an in-place operation."""
     name: str = operation.overloadpacket.__name__
     return name.removesuffix("_")
 

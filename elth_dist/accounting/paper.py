@@ -1,6 +1,6 @@
-"""Published figures beside ours: what the paper's way of counting gives, and what real shapes and layer densities give.
+"""Compare published figures with ours: by the paper's way of counting, and by real shapes and layer densities.
 
-Nothing published is taken over: each row is computed anew, and says whether its printed digits follow from real FLOPs.
+Each row is computed here, and says whether the published digits follow from real FLOPs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ CIFAR_DEPTHS = (14, 20, 32, 44, 56)
 
 @dataclass(frozen=True)
 class Figure:
-    """A published number and what it becomes."""
+    """A published number and our computations of it."""
 
     what: str
     published: str
@@ -31,18 +31,18 @@ class Figure:
 
     @property
     def is_reproduced(self) -> bool:
-        """Whether the paper's way of counting gives the printed digits."""
+        """Whether the paper's way of counting gives the published digits."""
         return self.reproduced is not None and as_printed(self.reproduced, self.published) == self.published
 
     @property
     def follows(self) -> bool:
-        """Whether the printed digits follow from real FLOPs, in any of the table's ways."""
+        """Whether the published digits follow from real FLOPs, in any of the table's ways."""
         return any(as_printed(value, self.published) == self.published for value in self.exact)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Figures that are counted alike."""
+    """Figures that are counted in the same ways."""
 
     title: str
     ways: tuple[str, ...]  # what each of a figure's exact values is
@@ -51,19 +51,19 @@ class Table:
 
 
 def as_printed(value: float, like: str) -> str:
-    """A value with as many digits as a published one: "0.69", "8.2e9", "1.49e9"."""
+    """Format a value with as many digits as a published one: "0.69", "8.2e9", "1.49e9"."""
     mantissa, mark, _ = like.partition("e")
     digits = len(mantissa.partition(".")[2])
     return f"{value:.{digits}e}".replace("e+0", "e").replace("e+", "e") if mark else f"{value:.{digits}f}"
 
 
 def tables() -> list[Table]:
-    """All that `--paper` prints."""
+    """Return all tables that `--paper` prints."""
     return [_elth_imagenet(), _elth_cifar(), _rigl("uniform"), _rigl("erk"), _rigl_others()]
 
 
 def imagenet(arch: str) -> Network:
-    """One of our ImageNet networks at 224 px with 1,000 classes."""
+    """Count one of our ImageNet networks at 224 px with 1,000 classes."""
     return network(arch, 224, 1000)
 
 
@@ -76,7 +76,7 @@ def relative(
     *,
     multiplier: float = 1,
 ) -> tuple[float, float]:
-    """(training, inference) cost of a method, as multiples of the dense network's."""
+    """Compute the (training, inference) cost of a method, as multiples of the dense network's."""
     count = CONVENTIONS[convention]
     dense = count.forward(counted)
     sparse = count.forward(counted, DISTRIBUTIONS[distribution](counted.shapes, density))
@@ -85,7 +85,7 @@ def relative(
 
 
 def _elth_imagenet() -> Table:
-    """E-LTH, section 4.5: one dense training of ResNet-34 is 1."""
+    """Compute E-LTH, section 4.5, where one dense training of ResNet-34 is 1."""
     exact, paper = CONVENTIONS["exact"], CONVENTIONS["elth_paper"]
     unit = exact.forward(imagenet("resnet34"))
 
@@ -127,9 +127,9 @@ def _elth_imagenet() -> Table:
     ways = ("density x real FLOPs", "exact, uniform", "exact, ERK")
     remark = (
         "The six training figures are ratios of depth (18/34, 26/34), not of FLOPs (0.495, 0.748), times the global "
-        "density, without RigL's dense gradients and without layers that keep more than others. Where real FLOPs meet "
-        "the printed digits, both ratios round alike. What a ticket costs depends on its own mask; uniform and ERK "
-        "stand in for it."
+        "density, without RigL's dense gradients and without layers that keep more than others. Where real FLOPs give "
+        "the published digits, both ratios round alike. A ticket's cost depends on its own mask, for which uniform and "
+        "ERK are assumed."
     )
     return Table(
         "E-LTH, section 4.5: training at 73.79 % sparsity, one dense ResNet-34 training = 1",
@@ -140,7 +140,7 @@ def _elth_imagenet() -> Table:
 
 
 def _elth_cifar() -> Table:
-    """E-LTH, section 4.5: DPF on five CIFAR ResNets at 90 and 95 %, MACs of one sample."""
+    """Compute E-LTH, section 4.5: DPF on five CIFAR ResNets at 90 and 95 %, MACs of one sample."""
     macs = {depth: network(f"resnet{depth}_cifar", 32, 10).macs for depth in CIFAR_DEPTHS}
     densities = (0.1, 0.05)
     as_paper = sum(
@@ -153,16 +153,16 @@ def _elth_cifar() -> Table:
     levels = [macs[32] * 0.8**level for level in range(13)]
     others = sum(3 * size * density for depth, size in macs.items() if depth != 32 for density in densities)
     own = sum(3 * macs[32] * density for density in densities)
-    found = imp_cost([*levels, 0.0], 0.0, found=True)
+    imp = imp_cost([*levels, 0.0], 0.0, last_training=False)
     search = "IMP on ResNet-32, levels 0-12"
     figures = (
         Figure("DPF, all networks", "1.49e9", as_paper, (as_dpf,), "MACs x (d + 2); DPF itself takes 2 f_S(t) + f_D"),
-        Figure("E-LTH, four networks", "1.26e9", None, (found + others,), f"{search}, tickets on the others"),
-        Figure("E-LTH, all networks", "1.26e9", None, (found + others + own,), f"{search}, tickets on all"),
+        Figure("E-LTH, four networks", "1.26e9", None, (imp + others,), f"{search}, tickets on the others"),
+        Figure("E-LTH, all networks", "1.26e9", None, (imp + others + own,), f"{search}, tickets on all"),
     )
-    remark = "DPF's total is the paper's own count, not DPF's cost; E-LTH's 1.26e9 follows from no count that we found."
+    remark = "DPF's total is the paper's own count, not DPF's cost; no count that we know gives E-LTH's 1.26e9."
     return Table(
-        "E-LTH, section 4.5: CIFAR-10, ResNet-14 to -56, 90 % and 95 %, MACs a sample", ("exact",), figures, remark
+        "E-LTH, section 4.5: CIFAR-10, ResNet-14 to -56, 90 % and 95 %, MACs per sample", ("exact",), figures, remark
     )
 
 
@@ -177,7 +177,7 @@ _WAYS: tuple[ConventionName, ...] = ("rigl_compat_115", "rigl_paper", "exact")
 
 
 def _rigl(distribution: Distribution) -> Table:
-    """RigL, table 2 and appendix: ResNet-50, RigL-5x."""
+    """Compute RigL, table 2 and appendix: ResNet-50, RigL-5x."""
     figures = []
     for density, *published in _RIGL[distribution]:
         ways = [relative(imagenet("resnet50"), density, distribution, "rigl", way, multiplier=5) for way in _WAYS]
@@ -197,7 +197,7 @@ def _rigl_figure(what: str, published: str, values: Sequence[float]) -> Figure:
 
 
 def _rigl_others() -> Table:
-    """RigL: what is not RigL, and the absolute figures."""
+    """Compute RigL's figures for other methods, and its absolute figures."""
     counted = imagenet("resnet50")
     dense = [CONVENTIONS[way].forward(counted) for way in _WAYS]
     rows: list[tuple[str, str, list[float]]] = [

@@ -1,6 +1,6 @@
-"""Images for training and validation: a dataset per file in datasets/, served by one of three loaders.
+"""Images for training and validation: one dataset per file in datasets/, served by one of three loaders.
 
-The loaders (DALI, resident, synthetic) keep one contract, see protocol.py. No torch is imported here.
+The loaders (DALI, resident, synthetic) share one contract, see protocol.py. No torch is imported here.
 """
 
 from elth_dist.data import datasets

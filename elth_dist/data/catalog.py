@@ -1,4 +1,4 @@
-"""What lies in a class-per-folder tree of images, and the checks that need nothing else. No torch here."""
+"""List and check a class-per-folder tree of images. No torch here."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ class Split:
         return len(self.labels)
 
     def path(self, index: int) -> Path:
-        """Where image `index` lies."""
+        """Return the path of image `index`."""
         return self.folder / self.names[index]
 
 
@@ -52,12 +52,12 @@ class Catalog:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; labels are positions in here."""
+        """Names of the classes; labels are positions in this tuple."""
         return tuple(self.train.files)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the names of all images: what a moved copy of the dataset shares with it."""
+        """Hash the names of all images, which a moved copy of the dataset keeps."""
         digest = hashlib.blake2b(digest_size=8)
         for split in (self.train, self.val):
             for name in split.names:
@@ -66,7 +66,7 @@ class Catalog:
         return digest.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """What from_json() needs to build the same catalog on another rank."""
+        """Return the JSON from which from_json() builds the same catalog on another rank."""
         return {
             split: {"folder": str(part.folder), "files": part.files}
             for split, part in (("train", self.train), ("val", self.val))
@@ -74,13 +74,13 @@ class Catalog:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Catalog":
-        """The inverse of to_json()."""
+        """Invert to_json()."""
         return cls(**{split: Split(Path(part["folder"]), part["files"]) for split, part in value.items()})
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turns what the system refuses to read or write below data.root into a UserError."""
+    """Turn an OSError below data.root into a UserError."""
     try:
         yield
     except OSError as error:
@@ -88,14 +88,14 @@ def reading() -> Iterator[None]:
 
 
 def split_folders(root: Path) -> tuple[Path, Path]:
-    """The folders of the training and of the validation images: train/, and val/ or else test/.
+    """Return the folders of the training and validation images: train/, and val/ or else test/.
 
     Raises:
-        UserError: naming the one that is missing.
+        UserError: names the missing folder.
     """
     if not root.is_dir():
         raise UserError(
-            f"data.root: no folder {root}; it must hold train/ and val/ (or test/), a folder a class in each"
+            f"data.root: no folder {root}; it must hold train/ and val/ (or test/), one folder per class in each"
         )
     train = root / "train"
     if not train.is_dir():
@@ -107,7 +107,7 @@ def split_folders(root: Path) -> tuple[Path, Path]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Sorted names of the class folders (links followed, hidden ones left out). UserError when there is none."""
+    """List the names of class folders, sorted, following links, without hidden ones. UserError if there is none."""
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     if not classes:
@@ -116,7 +116,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def check_classes(train: Path, val: Path) -> list[str]:
-    """The classes of both folders, sorted. UserError naming one that only one of them has."""
+    """Return the classes of both folders, sorted. UserError names a class that only one of them has."""
     ours, theirs = class_folders(train), class_folders(val)
     for here, there, missing in ((train, val, set(ours) - set(theirs)), (val, train, set(theirs) - set(ours))):
         if missing:
@@ -136,7 +136,7 @@ def scan(root: Path) -> Catalog:
     Raises:
         UserError: a folder is missing, the classes differ, a class is empty, or a link leads nowhere.
     """
-    with reading(), ThreadPoolExecutor(16) as pool:  # on network file systems a listing is mostly waiting
+    with reading(), ThreadPoolExecutor(16) as pool:  # on network file systems, listing mostly waits
         train, val = (folder.absolute() for folder in split_folders(root))
         classes = check_classes(train, val)
         splits = [

@@ -1,11 +1,11 @@
-"""Images read from files by NVIDIA DALI: decoded on the GPU where there is one, on the CPU otherwise, by one graph.
+"""Read images from files with NVIDIA DALI, decoded on the GPU if there is one, else on the CPU.
 
-DALI shuffles nothing and draws nothing here. We hand it file names in the order of our own permutation together with
-the random numbers of each sample, so that a stream has no state but its position (which is why DALI's own checkpoints
-are not needed), and samples are prefetched across the ends of epochs.
+DALI neither shuffles nor draws random numbers here. It receives file names in the order of our permutation, with the
+random numbers of each sample: a stream's only state is its position (so that DALI's own checkpoints are not needed),
+and samples are prefetched across the ends of epochs.
 
-The pixels follow torchvision on PIL images: triangular, antialiased resize to bytes, the same integer windows, no EXIF
-rotation. On the CPU both decode alike; nvJPEG differs in the last bits.
+Pixels equal torchvision's on PIL images: triangular, antialiased resize to bytes, the same integer windows, no EXIF
+rotation. CPU decoders agree; nvJPEG differs in the last bits.
 """
 
 import os
@@ -33,14 +33,14 @@ from elth_dist.runtime.ranks import Ranks
 Node = Any  # a DALI DataNode; DALI's operators are not typed
 Bytes = NDArray[np.uint8]
 
-#: Images that one run of a checking pipeline decodes.
+#: Images per run of a checking pipeline.
 _VERIFY_BATCH = 64
 
 
 class FileNames:
-    """The paths of a split as rows of bytes of one length, so that a batch of them is one array.
+    """The paths of a split as rows of bytes of equal length, so that a batch of paths is one array.
 
-    Shorter names are filled up with slashes after the split's folder: POSIX reads several as one.
+    Shorter names are padded with slashes after the split's folder, which POSIX reads as one slash.
     """
 
     def __init__(self, split: Split) -> None:
@@ -50,19 +50,19 @@ class FileNames:
         self._prefix: Bytes = np.frombuffer(os.fsencode(split.folder) + b"/", dtype=np.uint8)
 
     def __call__(self, indices: Indices) -> Bytes:
-        """[B, length] for [B] indices."""
+        """Return the paths [B, length] for [B] indices."""
         prefix = np.broadcast_to(self._prefix, (len(indices), len(self._prefix)))
         return np.concatenate((prefix, self._rows[indices]), axis=1)
 
 
 def crop_window(extent: Node, candidates: Node, position: Node, limits: Node) -> tuple[Node, Node]:
-    """RandomResizedCrop's window as torchvision chooses it: the first candidate that fits, else a central crop.
+    """Choose RandomResizedCrop's window as torchvision: the first candidate that fits, else a central crop.
 
     Args:
         extent: [2] int32, height and width of the image.
         candidates: [CROP_TRIALS, 2] from sampling.crop_candidates.
-        position: [2] in [0, 1), of the room that the window leaves.
-        limits: [2] range of width / height, which bounds the central crop (float64, as no constant of DALI is).
+        position: [2] in [0, 1), as a fraction of the room around the window.
+        limits: [2] range of width / height, which bounds the central crop (float64, which DALI has no constants of).
 
     Returns:
         Anchor and shape of the window, [2] int32 each, in pixels.
@@ -85,7 +85,7 @@ def crop_window(extent: Node, candidates: Node, position: Node, limits: Node) ->
 
 
 def _round(value: Node) -> Node:
-    """To the nearest int32, halves to the even one as Python's round() does."""
+    """Round to the nearest int32, halves to even, as Python's round()."""
     nearest = dmath.floor(value + 0.5)
     half = fn.cast(nearest == value + 0.5, dtype=types.INT32)
     whole = fn.cast(nearest, dtype=types.INT32)
@@ -96,7 +96,7 @@ class Graph:
     """The operators of one pipeline, for a device and a set of options."""
 
     def __init__(self, options: DataOptions, device: torch.device, dtype: torch.dtype, *, exact: bool) -> None:
-        """`exact`: on GPUs, spend time on the CPU decoders' chroma upsampling (evaluation)."""
+        """`exact`: on GPUs, use the CPU decoders' slower chroma upsampling (evaluation)."""
         self._options = options
         self._dtype = types.FLOAT16 if dtype == torch.float16 else types.FLOAT
         self._decoder: dict[str, Any] = {"device": "cpu", "output_type": types.RGB, "adjust_orientation": False}
@@ -108,11 +108,11 @@ class Graph:
             }
 
     def decode(self, name: Node) -> Node:
-        """The whole image of a file, [H, W, 3] bytes."""
+        """Decode the whole image of a file, [H, W, 3] bytes."""
         return fn.decoders.image(fn.io.file.read(name), **self._decoder)
 
     def resized_crop(self, name: Node, candidates: Node, position: Node, mirror: Node, limits: Node) -> Node:
-        """A random window of the image, scaled; only the window is decoded where the decoder can."""
+        """Cut and scale a random window of the image; decodes only the window if the decoder can."""
         raw = fn.io.file.read(name)
         anchor, shape = crop_window(self._extent(raw), candidates, position, limits)
         window = fn.decoders.image_slice(raw, anchor, shape, axes=[0, 1], **self._decoder)
@@ -120,7 +120,7 @@ class Graph:
         return self._normalise(self._resize(window, [size, size]), mirror)
 
     def pad_crop(self, name: Node, shift: Node, mirror: Node) -> Node:
-        """The evaluation's image, zero-padded, shifted and cropped."""
+        """Zero-pad, shift and crop the evaluation's image."""
         size = self._options.image_size
         shifted = fn.slice(
             self._centre(name), start=shift, shape=[size, size], axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
@@ -128,7 +128,7 @@ class Graph:
         return self._normalise(shifted, mirror)
 
     def centre(self, name: Node, mirror: Node | None = None) -> Node:
-        """The evaluation's image: shorter side scaled to `resize`, central crop."""
+        """Make the evaluation's image: shorter side scaled to `resize`, central crop."""
         return self._normalise(self._centre(name), mirror)
 
     def _extent(self, raw: Node) -> Node:
@@ -159,7 +159,7 @@ class Graph:
 
 
 class Reader:
-    """A pipeline that is fed our own sequence of batches and can be set to any place of it."""
+    """A pipeline over our own sequence of batches, which can start at any position."""
 
     def __init__(
         self,
@@ -173,13 +173,13 @@ class Reader:
     ) -> None:
         """
         Args:
-            split: where the files are.
-            batch: samples of every batch.
-            graph: (file name, *inputs) to normalised images [H, W, 3].
-            draw: position to ([batch] indices, -1 for padding; arrays [batch, ...] that become `inputs`).
-            follow: the position after a position.
-            options: threads and prefetch.
-            device: where the images are wanted.
+            split: the files.
+            batch: samples per batch.
+            graph: maps (file name, *inputs) to normalised images [H, W, 3].
+            draw: maps a position to ([batch] indices, -1 for padding; arrays [batch, ...] that become `inputs`).
+            follow: maps a position to the next one.
+            options: set threads and prefetch.
+            device: the device of the images.
         """
         self._split = split
         self._names = FileNames(split)
@@ -190,16 +190,16 @@ class Reader:
         self._options = options
         self._device = device
         self._pipeline: Any = None
-        self._fed: deque[tuple[int, Indices]] = deque()  # handed to DALI and not come out yet, oldest first
-        self._next = 0  # the position that DALI will be fed next
+        self._fed: deque[tuple[int, Indices]] = deque()  # in DALI's pipeline, oldest first
+        self._next = 0  # the next position to feed to DALI
 
     def fetch(self, position: int) -> tuple[Tensor, Indices]:
-        """Images ([B, 3, H, W], channels_last) and indices of the batch at `position`.
+        """Return images ([B, 3, H, W], channels_last) and indices of the batch at `position`.
 
-        Whatever was prefetched for other positions is thrown away.
+        Discards batches prefetched for other positions.
 
         Raises:
-            UserError: naming a file that cannot be read or decoded.
+            UserError: names a file that cannot be read or decoded.
         """
         if self._next != position and all(position != fed for fed, _ in self._fed):
             self._next = position
@@ -216,7 +216,7 @@ class Reader:
                 return from_dlpack(output.as_tensor()).permute(0, 3, 1, 2), indices
 
     def close(self) -> None:
-        """Give back the pipeline's threads and memory."""
+        """Release the pipeline's threads and memory."""
         self._pipeline = None
         self._fed.clear()
 
@@ -247,11 +247,11 @@ class Reader:
         return self._names(np.maximum(indices, 0)), *inputs
 
     def _stream(self) -> tuple[Any, ...]:
-        # With a stream of ours, the host does not wait until the images are there: only that stream does.
+        # With a stream of ours, only that stream waits for the images, not the host.
         return (torch.cuda.current_stream(self._device),) if self._device.type == "cuda" else ()
 
     def _explain(self, error: RuntimeError) -> None:
-        """Raise a UserError naming the file that made the pipeline fail; the error itself when it was no file."""
+        """Raise a UserError that names the file on which the pipeline failed; `error` itself if no file did."""
         suspects = [self._split.path(int(index)) for _, indices in self._fed for index in indices if index >= 0]
         self.close()
         for path in suspects:
@@ -289,7 +289,7 @@ class DaliTrain(TrainLoader):
         )
 
     def close(self) -> None:
-        """Give back DALI's threads and memory."""
+        """Release DALI's threads and memory."""
         self._reader.close()
 
     def _fetch(self, position: int) -> Batch:
@@ -333,7 +333,7 @@ class DaliVal(ValLoader):
         )
 
     def close(self) -> None:
-        """Give back DALI's threads and memory."""
+        """Release DALI's threads and memory."""
         self._reader.close()
 
     def _fetch(self, position: int) -> Batch:
@@ -362,21 +362,21 @@ class DaliData(Dataset):
 
 
 def undecodable(paths: Sequence[Path], options: DataOptions, device: torch.device) -> list[tuple[Path, str]]:
-    """Decode every file once; those that do not, each with DALI's reason."""
+    """Decode every file once; list those that fail, each with DALI's reason."""
     failed = []
     pipeline = None
     for start in range(0, len(paths), _VERIFY_BATCH):
         chunk = paths[start : start + _VERIFY_BATCH]
         pipeline = pipeline or _decoding_pipeline(_VERIFY_BATCH, options, device)
         if _decode(pipeline, chunk) is not None:
-            pipeline = None  # DALI gives a pipeline up after an error
+            pipeline = None  # a DALI pipeline is unusable after an error
             reasons = ((path, why_undecodable(path, options, device)) for path in chunk)
             failed += [(path, reason) for path, reason in reasons if reason is not None]
     return failed
 
 
 def why_undecodable(path: Path, options: DataOptions, device: torch.device) -> str | None:
-    """DALI's reason why it cannot decode the file; None when it can."""
+    """Return DALI's reason why it cannot decode the file; None if it can."""
     return _decode(_decoding_pipeline(1, options, device), [path])
 
 

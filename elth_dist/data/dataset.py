@@ -1,4 +1,4 @@
-"""From options to an open dataset: what is read once per run, and makes the loaders of each job."""
+"""Open a dataset from options, once per run; it makes the loaders of each job."""
 
 import os
 from pathlib import Path
@@ -11,16 +11,16 @@ from elth_dist.runtime.ranks import Ranks
 
 
 def open_dataset(options: DataOptions, ranks: Ranks, *, default_root: Path, dtype: torch.dtype) -> Dataset:
-    """Open a dataset. Collective: rank 0 looks (and writes, if the dataset does that), all ranks agree.
+    """Open a dataset. Collective: rank 0 checks (and writes, if the dataset writes files), all ranks agree.
 
     Args:
         options: what to read and how.
-        ranks: this process among all.
-        default_root: where a dataset goes that writes its own files.
+        ranks: this process and its collectives.
+        default_root: the folder for a dataset that writes its own files.
         dtype: compute dtype of the images (float32, bfloat16 or float16).
 
     Raises:
-        UserError: on every rank, for whatever is wrong with the options or the files.
+        UserError: on every rank, if the options or the files are invalid.
     """
     if options.threads is None:
         options = options.model_copy(update={"threads": _threads()})

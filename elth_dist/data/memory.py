@@ -1,4 +1,4 @@
-"""Small datasets that a few lines of Python can produce: images in memory, served by the resident loader.
+"""Small datasets made by a few lines of Python: images in memory, served by the resident loader.
 
 No torch is imported before one is opened.
 """
@@ -25,9 +25,9 @@ Labelled = tuple[NDArray[np.uint8], NDArray[Any]]
 
 
 class InMemory(DataOptions):
-    """A dataset that gives all its images at once. A subclass needs a `name`, a `preset` and images().
+    """A dataset that returns all its images at once. A subclass needs a `name`, a `preset` and images().
 
-    The preset gives `image_size`, and `mean` and `std` of the training images; `augment` is `pad_crop` unless told.
+    The preset sets `image_size`, and `mean` and `std` of the training images; the default of `augment` is `pad_crop`.
     """
 
     preset: ClassVar[Mapping[str, Any]] = {"loader": "resident", "augment": "pad_crop"}
@@ -35,10 +35,10 @@ class InMemory(DataOptions):
 
     @abstractmethod
     def images(self) -> tuple[Labelled, Labelled]:
-        """The training and the validation images with their labels; the same on every rank and in every call."""
+        """Return the training and the validation images with their labels, equal on every rank and in every call."""
 
     def size(self) -> tuple[int, int]:
-        """(training images, classes), counted. UserError if images() breaks its contract."""
+        """Count (training images, classes). UserError if images() breaks its contract."""
         (_, labels), _ = _checked(self)
         return len(labels), int(labels.max()) + 1
 
@@ -67,7 +67,7 @@ class InMemory(DataOptions):
 
 
 def _checked(dataset: InMemory) -> tuple[Labelled, Labelled]:
-    """What images() gives. UserError naming what breaks its contract."""
+    """Call images() and check its contract; the UserError names the violation."""
     splits = dataset.images()
     (train, train_labels), (val, val_labels) = splits
     where = f"data.name: images() of {dataset.name!r}"

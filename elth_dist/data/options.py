@@ -1,4 +1,4 @@
-"""Which images a run sees, and how they are read and augmented: what all datasets share. No torch here."""
+"""The options that all datasets share: images, loader, augmentation. No torch here."""
 
 import importlib.util
 from abc import abstractmethod
@@ -33,10 +33,9 @@ class DataOptions(Options):
     `resize` and crops the centre.
     """
 
-    #: What is filled in where the user says nothing, over the presets of the base classes. `resize` is `image_size`
-    #: where nobody says it.
+    #: Defaults of the dataset's options, over the presets of the base classes. The default of `resize` is `image_size`.
     preset: ClassVar[Mapping[str, Any]] = {}
-    #: The loaders that can serve it.
+    #: The loaders that can serve the dataset.
     loaders: ClassVar[tuple[Loader, ...]] = ("dali", "resident")
 
     name: str = Field(description="the dataset")
@@ -60,7 +59,7 @@ class DataOptions(Options):
         "none: as in evaluation",
     )
     scale: tuple[float, float] = Field(
-        default=(0.08, 1.0), description="resized_crop: range of the crop's area as a fraction of the image's"
+        default=(0.08, 1.0), description="resized_crop: range of the crop's area, as a fraction of the image's"
     )
     ratio: tuple[float, float] = Field(
         default=(3 / 4, 4 / 3), description="resized_crop: range of the crop's width divided by its height"
@@ -107,7 +106,7 @@ class DataOptions(Options):
     @classmethod
     def _fill_preset(cls, given: Any) -> Any:
         if not isinstance(given, dict):
-            return given  # pydantic's own error says what is wrong
+            return given  # pydantic reports the error
         presets = [vars(kind).get("preset", {}) for kind in reversed(cls.__mro__)]
         filled = {name: value for options in (*presets, given) for name, value in options.items()}
         if "image_size" in filled:
@@ -121,7 +120,7 @@ class DataOptions(Options):
         if self.loader != "synthetic":
             for option in ("num_classes", "num_train", "num_val"):
                 if getattr(self, option) is not None:
-                    raise ValueError(f"{option} is for synthetic data only: that of {self.name!r} is in its files")
+                    raise ValueError(f"{option} is for synthetic data only: {self.name!r} has its own")
         elif self.augment != "none" or self.flip:
             raise ValueError("synthetic data is not augmented: valid are augment none and flip false")
         if self.loader == "resident" and self.augment == "resized_crop":
@@ -131,33 +130,33 @@ class DataOptions(Options):
         if self.augment == "pad_crop" and self.pad > self.image_size:
             raise ValueError(f"pad {self.pad} exceeds image_size {self.image_size}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale {self.scale} is no range within (0, 1]")
+            raise ValueError(f"scale {self.scale} is not a range within (0, 1]")
         if not 0 < self.ratio[0] <= self.ratio[1] <= 100:
-            raise ValueError(f"ratio {self.ratio} is no range within (0, 100]")
+            raise ValueError(f"ratio {self.ratio} is not a range within (0, 100]")
         if not all(-10 <= value <= 10 for value in self.mean) or not all(1e-3 <= value <= 10 for value in self.std):
             raise ValueError("mean must lie within -10 .. 10 and std within 0.001 .. 10 (images are in [0, 1])")
         return self
 
     def known_size(self) -> tuple[int, int] | None:
-        """(training images, classes) if they are known without reading a file, else None."""
+        """Return (training images, classes) if they are known without reading a file, else None."""
         return None
 
     @abstractmethod
     def size(self) -> tuple[int, int]:
-        """(training images, classes), without opening the dataset: what its files hold, or what is published of it.
+        """Return (training images, classes) without opening the dataset: counted from its files, or as published.
 
         Raises:
-            UserError: data.root is needed, or holds no dataset.
+            UserError: data.root is missing, or holds no dataset.
         """
 
     def check(self, *, elsewhere: bool = False) -> None:
-        """Find what is wrong with the dataset cheaply, before anything is started.
+        """Check the dataset cheaply, before anything is started.
 
         Args:
-            elsewhere: the run will be on other machines, which may see other files: check the options alone.
+            elsewhere: check only the options, because the run's machines may see other files.
 
         Raises:
-            UserError: DALI is not installed, data.root is missing where it is needed, a folder is missing, ...
+            UserError: DALI is not installed, a needed data.root is missing, a folder is missing, ...
         """
         if self.loader == "dali" and not elsewhere and not _dali_installed():
             raise UserError(
@@ -166,15 +165,15 @@ class DataOptions(Options):
 
     @abstractmethod
     def open(self, ranks: "Ranks", default_root: Path, dtype: "torch.dtype") -> "Dataset":
-        """Read the dataset, or what is needed to read it. Collective; called after check(). See open_dataset().
+        """Read the dataset, or list its files. Collective; called after check(). See open_dataset().
 
         Args:
-            ranks: this process among all.
+            ranks: this process and its collectives.
             default_root: a folder for data that the dataset writes itself; may not exist yet.
             dtype: compute dtype of the images.
 
         Raises:
-            UserError: on every rank, for whatever is wrong with the files.
+            UserError: on every rank, if the files are invalid.
         """
 
 
@@ -185,7 +184,7 @@ _DATA: TypeAdapter[DataOptions] = TypeAdapter(Data)
 
 
 def data_options(*, name: str, **options: Any) -> DataOptions:
-    """Options of the registered dataset `name`. pydantic's ValidationError if they make no sense."""
+    """Make options of the registered dataset `name`; pydantic's ValidationError if they are invalid."""
     return _DATA.validate_python({"name": name, **options})
 
 

@@ -1,4 +1,4 @@
-"""What a loader promises, and what all loaders share. tests/data/test_contract.py holds each of them to it."""
+"""The contract and base classes of loaders; tests/data/test_contract.py checks every loader."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -22,18 +22,18 @@ class Batch(NamedTuple):
 
 
 class TrainLoader(ABC):
-    """An endless stream of micro-batches over the epochs, whose whole state is the position of the next one.
+    """An endless stream of micro-batches over the epochs; its whole state is the position of the next micro-batch.
 
-    The samples of optimizer step t (which lies in epoch t // steps_per_epoch) are a function of (seed, t) alone: the
-    global batch is the same for any world size and accumulation; rank w of W takes its w-th run of global_batch / W,
-    cut into `accumulate` micro-batches. Augmentation is a function of (seed, epoch, index) alone. The incomplete global
-    batch at the end of an epoch is dropped.
+    The samples of optimizer step t (in epoch t // steps_per_epoch) depend only on (seed, t): the global batch is the
+    same for any world size and accumulation; rank w of W takes its w-th run of global_batch / W, cut into `accumulate`
+    micro-batches. Augmentation depends only on (seed, epoch, index). The incomplete global batch at the end of an epoch
+    is dropped.
     """
 
     def __init__(self, plan: TrainPlan, source: Mapping[str, Any]) -> None:
         """
         Args:
-            plan: which samples come when.
+            plan: the order of samples.
             source: JSON values that determine the pixels (the dataset's fingerprint and its options).
         """
         self.plan = plan
@@ -48,7 +48,7 @@ class TrainLoader(ABC):
         }
 
     def seek(self, step: int) -> None:
-        """The next micro-batch will be the first one of optimizer step `step`."""
+        """Set the position to the first micro-batch of optimizer step `step`."""
         self._position = step * self.plan.accumulate
 
     def __iter__(self) -> Self:
@@ -60,7 +60,7 @@ class TrainLoader(ABC):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the batches handed out (not those prefetched), and what it is a position in.
+        """Return the position after the batches handed out (not those prefetched), and the identity of the stream.
 
         JSON values only; equal on every rank.
         """
@@ -68,26 +68,26 @@ class TrainLoader(ABC):
         return {"step": step, "micro": micro, "stream": dict(self._identity)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly there. UserError naming the first of data, options or world size that differs."""
+        """Continue exactly there. UserError names the first of data, options or world size that differs."""
         theirs = state["stream"]
         for name in sorted(self._identity.keys() | theirs.keys()):
             if theirs.get(name) != self._identity.get(name):
                 raise UserError(
                     f"checkpoint: the data stream was made with {name} {theirs.get(name)!r}, "
-                    f"but this run has {self._identity.get(name)!r}; continue with the same, or start a new run"
+                    f"but this run has {self._identity.get(name)!r}; continue with the same value, or start a new run"
                 )
         self._position = state["step"] * self.plan.accumulate + state["micro"]
 
-    def close(self) -> None:  # noqa: B027 - most loaders hold nothing to give back
-        """Give back threads and memory."""
+    def close(self) -> None:  # noqa: B027 - most loaders hold nothing to release
+        """Release threads and memory."""
 
     @abstractmethod
     def _fetch(self, position: int) -> Batch:
-        """This rank's micro-batch number `position`, counted over the epochs. Any order of positions is allowed."""
+        """Return this rank's micro-batch number `position`, counted over all epochs; positions come in any order."""
 
 
 class ValLoader(ABC):
-    """Every validation sample exactly once over all ranks; equally many batches of equal shape on every rank."""
+    """Yields every validation sample once over all ranks, in equally many batches of equal shape on every rank."""
 
     def __init__(self, plan: ValPlan) -> None:
         self.plan = plan
@@ -96,21 +96,21 @@ class ValLoader(ABC):
     def __iter__(self) -> Iterator[Batch]:
         return (self._fetch(position) for position in range(self.plan.batches))
 
-    def close(self) -> None:  # noqa: B027 - most loaders hold nothing to give back
-        """Give back threads and memory."""
+    def close(self) -> None:  # noqa: B027 - most loaders hold nothing to release
+        """Release threads and memory."""
 
     @abstractmethod
     def _fetch(self, position: int) -> Batch:
-        """This rank's batch number `position` of a pass."""
+        """Return this rank's batch number `position` of a pass."""
 
 
 class Dataset(ABC):
-    """A dataset that was opened once for a run; makes fresh loaders for each job.
+    """A dataset, opened once per run, which makes new loaders for each job.
 
-    A subclass sets the attributes below. Once it is open, nothing in it is collective.
+    A subclass sets the attributes below. None of its methods is collective.
     """
 
-    fingerprint: str  # of the contents: equal for copies of one dataset wherever they lie
+    fingerprint: str  # of the contents: equal for all copies of a dataset, in any folder
     num_classes: int
     num_train: int
     num_val: int
@@ -118,8 +118,8 @@ class Dataset(ABC):
     def __init__(self, options: DataOptions, ranks: Ranks, dtype: torch.dtype) -> None:
         """
         Args:
-            options: what was opened; `threads` is set.
-            ranks: this process among all.
+            options: the dataset's options; `threads` is set.
+            ranks: this process and its collectives.
             dtype: compute dtype of the images.
         """
         self.image_size = options.image_size
@@ -128,7 +128,7 @@ class Dataset(ABC):
         self._dtype = dtype
 
     def train_loader(self, *, seed: int, global_batch: int, accumulate: int = 1) -> TrainLoader:
-        """A stream from step 0.
+        """Make a training stream that starts at step 0.
 
         Raises:
             UserError: the ranks cannot share `global_batch`, or it exceeds the training set.
@@ -141,7 +141,7 @@ class Dataset(ABC):
         return self._train(plan, source)
 
     def val_loader(self, *, batch: int) -> ValLoader:
-        """`batch`: samples a rank holds at most at once; batches are smaller where that makes less padding."""
+        """Make a validation loader. `batch`: most samples per rank and batch; smaller batches if that saves padding."""
         return self._val(ValPlan(self.num_val, batch, self._ranks.rank, self._ranks.world_size))
 
     @abstractmethod
@@ -152,5 +152,5 @@ class Dataset(ABC):
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A small CPU tensor on `device` without making the host wait for it."""
+    """Copy a small CPU tensor to `device` without blocking the host."""
     return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""A small dataset held on the device as bytes, augmented there in whole batches; the host does nothing but slice."""
+"""A small dataset held on the device as bytes and augmented there in whole batches; the host only slices."""
 
 import hashlib
 from collections.abc import Mapping
@@ -30,12 +30,12 @@ class Images:
     labels: Tensor  # [N] int64
 
     def to(self, device: torch.device) -> "Images":
-        """The same on `device`."""
+        """Copy the images to `device`."""
         return Images(self.pixels.to(device), self.labels.to(device))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of every pixel and label."""
+        """Hash every pixel and label."""
         digest = hashlib.blake2b(digest_size=8)
         for part in (self.pixels, self.labels):
             digest.update(part.cpu().numpy().tobytes())
@@ -43,13 +43,13 @@ class Images:
 
 
 def decode(split: Split, *, resize: int, image_size: int, threads: int, rank: int = 0, world_size: int = 1) -> Images:
-    """This rank's images of `split`: shorter side scaled to `resize`, central square of `image_size` px.
+    """Decode this rank's images of `split`: shorter side scaled to `resize`, central square of `image_size` px.
 
-    This is torchvision's Resize and CenterCrop on PIL images. Rank r of W decodes images r, r + W, ...; the pixels of
+    Equals torchvision's Resize and CenterCrop on PIL images. Rank r of W decodes images r, r + W, ...; the pixels of
     the others are 0, so that the sum over ranks is the whole split.
 
     Raises:
-        UserError: naming an image that does not decode.
+        UserError: names an image that does not decode.
     """
     from torchvision.transforms.v2 import functional as tv
 
@@ -75,10 +75,10 @@ def decode(split: Split, *, resize: int, image_size: int, threads: int, rank: in
 
 
 def decode_together(catalog: Catalog, options: DataOptions, ranks: Ranks) -> tuple[Images, Images]:
-    """Training and validation images on every rank's device, of which each rank decodes its share. Collective.
+    """Load training and validation images to every rank's device; each rank decodes a share. Collective.
 
     Raises:
-        UserError: on every rank, naming an image that does not decode.
+        UserError: on every rank; names an image that does not decode.
     """
     assert options.threads is not None
     with ranks.together():
@@ -100,7 +100,7 @@ def decode_together(catalog: Catalog, options: DataOptions, ranks: Ranks) -> tup
 
 
 class Normaliser:
-    """Bytes to what a network sees: (pixel / 255 - mean) / std in the compute dtype, channels_last."""
+    """Converts bytes to a network's input: (pixel / 255 - mean) / std in the compute dtype, channels_last."""
 
     def __init__(self, options: DataOptions, device: torch.device, dtype: torch.dtype) -> None:
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (options.mean, options.std))
@@ -109,12 +109,12 @@ class Normaliser:
         self._dtype = dtype
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """[B, H, W, 3] uint8 to [B, 3, H, W]."""
+        """Convert [B, H, W, 3] uint8 to [B, 3, H, W]."""
         return pixels.float().mul_(self._factor).add_(self._offset).to(self._dtype).permute(0, 3, 1, 2)
 
 
 def augment(pixels: Tensor, offsets: Tensor, mirror: Tensor, pad: int) -> Tensor:
-    """Crop each zero-padded image at its own offset, and mirror where told.
+    """Crop each zero-padded image at its own offset, and mirror it if its `mirror` is 1.
 
     Args:
         pixels: [B, S, S, 3] uint8.
@@ -134,12 +134,12 @@ def augment(pixels: Tensor, offsets: Tensor, mirror: Tensor, pad: int) -> Tensor
 
 
 class ResidentTrain(TrainLoader):
-    """Training batches cut from memory. Orders and augmentation are drawn and sent to the device once an epoch."""
+    """Training batches from memory. Order and augmentation are drawn and copied to the device once per epoch."""
 
     def __init__(
         self, images: Images, plan: TrainPlan, options: DataOptions, source: Mapping[str, Any], dtype: torch.dtype
     ) -> None:
-        """`images` lie on the device where the batches are wanted."""
+        """`images` are on the device of the batches."""
         super().__init__(plan, source)
         self._images = images
         self._options = options
@@ -169,10 +169,10 @@ class ResidentTrain(TrainLoader):
 
 
 class ResidentVal(ValLoader):
-    """Validation batches cut from memory."""
+    """Validation batches from memory."""
 
     def __init__(self, images: Images, plan: ValPlan, options: DataOptions, dtype: torch.dtype) -> None:
-        """`images` lie on the device where the batches are wanted."""
+        """`images` are on the device of the batches."""
         super().__init__(plan)
         self._images = images
         self._normalise = Normaliser(options, images.pixels.device, dtype)

@@ -1,7 +1,7 @@
-"""Which samples a rank sees when, and the random numbers that augment them: pure functions, no state, no device.
+"""The order of samples on each rank, and the random numbers of augmentation: pure functions, no state, no device.
 
 Everything random is a function of (seed, epoch, dataset index): a stream's state is a position, restoring it is exact,
-and neither the world size nor the number of workers can change what is drawn.
+and the world size and the number of workers do not change what is drawn.
 """
 
 import hashlib
@@ -24,19 +24,19 @@ _HALF = np.uint64(32)
 
 
 def _key(purpose: str, seed: int, epoch: int) -> bytes:
-    """16 bytes that no two (purpose, seed, epoch) share in practice."""
+    """Derive a 16-byte key, unique in practice, from (purpose, seed, epoch)."""
     return hashlib.blake2b(f"elth_dist/{purpose}/{seed}/{epoch}".encode(), digest_size=16).digest()
 
 
 def philox(counters: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
-    """Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised.
+    """Compute Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised.
 
     Args:
-        counters: [..., 4], one 128-bit counter a row, least significant word first.
+        counters: [..., 4], one 128-bit counter per row, least significant word first.
         key: two 32-bit words.
 
     Returns:
-        [..., 4]: four random words a counter.
+        [..., 4]: four random words per counter.
     """
     c0, c1, c2, c3 = (counters[..., word].astype(np.uint64) for word in range(4))
     k0, k1 = key
@@ -49,7 +49,7 @@ def philox(counters: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uin
 
 
 def uniforms(seed: int, epoch: int, indices: Indices, count: int) -> Floats:
-    """`count` numbers in [0, 1) for each sample: row i depends on (seed, epoch, indices[i]) alone.
+    """Draw `count` numbers in [0, 1) for each sample: row i depends only on (seed, epoch, indices[i]).
 
     Returns:
         [len(indices), count], of 32 random bits each.
@@ -66,9 +66,9 @@ def uniforms(seed: int, epoch: int, indices: Indices, count: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, size: int) -> Indices:
-    """A uniformly random order of range(size), read-only.
+    """Draw a uniformly random order of range(size), read-only.
 
-    It sorts raw Philox words, whose values NumPy guarantees for all versions (unlike Generator.permutation's).
+    Sorts raw Philox words, whose values NumPy guarantees for all versions (unlike Generator.permutation's).
     """
     words = np.frombuffer(_key("order", seed, epoch), dtype="<u8").astype(np.uint64)
     order = np.argsort(np.random.Philox(key=words).random_raw(size), kind="stable").astype(np.int64, copy=False)
@@ -77,7 +77,7 @@ def permutation(seed: int, epoch: int, size: int) -> Indices:
 
 
 def crop_candidates(drawn: Floats, scale: tuple[float, float], ratio: tuple[float, float]) -> Floats:
-    """RandomResizedCrop's candidates, free of the image's size: multiply by sqrt(height * width) for pixels.
+    """Compute RandomResizedCrop's candidates, relative to the image's size: times sqrt(height * width) in pixels.
 
     Area uniform in `scale` (fractions of the image), aspect ratio (width / height) log-uniform in `ratio`.
 
@@ -97,11 +97,11 @@ def crop_candidates(drawn: Floats, scale: tuple[float, float], ratio: tuple[floa
 def crop_numbers(
     seed: int, epoch: int, indices: Indices, scale: tuple[float, float], ratio: tuple[float, float], flip: bool
 ) -> tuple[Floats, Floats, NDArray[np.int32]]:
-    """What RandomResizedCrop and a flip need of chance.
+    """Draw the random numbers of RandomResizedCrop and a flip.
 
     Returns:
-        [B, CROP_TRIALS, 2] candidates (see crop_candidates), [B, 2] position of the window in [0, 1) of the room it
-        has, and [B] 1 where to mirror.
+        [B, CROP_TRIALS, 2] candidates (see crop_candidates), [B, 2] position of the window in [0, 1) of its free room,
+        and [B] 1 where to mirror.
     """
     drawn = uniforms(seed, epoch, indices, 2 * CROP_TRIALS + 3)
     position, coin = drawn[:, -3:-1], drawn[:, -1]
@@ -111,7 +111,7 @@ def crop_numbers(
 def pad_crop_numbers(
     seed: int, epoch: int, indices: Indices, pad: int, flip: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """What a padded crop and a flip need of chance: [B, 2] shifts within -pad .. pad, and [B] 1 where to mirror."""
+    """Draw the random numbers of a padded crop and a flip: [B, 2] shifts in -pad .. pad, and [B] 1 where to mirror."""
     drawn = uniforms(seed, epoch, indices, 3)
     shifts = np.floor(drawn[:, :2] * (2 * pad + 1)).astype(np.int32) - np.int32(pad)
     return shifts, _heads(drawn[:, 2], flip)
@@ -152,22 +152,22 @@ class TrainPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch; the incomplete global batch is dropped."""
+        """Optimizer steps per epoch; the incomplete global batch is dropped."""
         return self.num_samples // self.global_batch
 
     def window(self, position: int) -> tuple[int, slice]:
-        """(epoch, the part of that epoch's permutation) of a micro-batch."""
+        """Return (epoch, slice of that epoch's permutation) of a micro-batch."""
         step, micro = divmod(position, self.accumulate)
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self.global_batch + (self.rank * self.accumulate + micro) * self.micro_batch
         return epoch, slice(start, start + self.micro_batch)
 
     def order(self, epoch: int) -> Indices:
-        """[num_samples]: the epoch's permutation, the same on every rank."""
+        """Return the epoch's permutation, [num_samples], the same on every rank."""
         return permutation(self.seed, epoch, self.num_samples)
 
     def samples(self, position: int) -> tuple[int, Indices]:
-        """(epoch, [micro_batch] dataset indices) of a micro-batch."""
+        """Return (epoch, [micro_batch] dataset indices) of a micro-batch."""
         epoch, window = self.window(position)
         return epoch, self.order(epoch)[window]
 
@@ -176,7 +176,7 @@ class TrainPlan:
 class ValPlan:
     """One pass of one rank over the validation set, in order: equally many equal batches on every rank.
 
-    `limit` is what a rank can hold at once; batches are as even as they can be, so that little is padding.
+    `limit` is the most samples that a rank can hold at once; batches are as even as possible, to need little padding.
     """
 
     num_samples: int
@@ -199,7 +199,7 @@ class ValPlan:
         return -(-self.num_samples // (self.world_size * self.batches))
 
     def samples(self, position: int) -> Indices:
-        """[batch] dataset indices of one batch; -1 marks padding."""
+        """Return the [batch] dataset indices of one batch; -1 marks padding."""
         start = (position * self.world_size + self.rank) * self.batch
         indices = np.arange(start, start + self.batch, dtype=np.int64)
         indices[indices >= self.num_samples] = -1

@@ -1,4 +1,4 @@
-"""Random images from a bank on the device: a loader that costs next to nothing, to measure everything else by."""
+"""Random images from a bank on the device: a loader of almost no cost, for benchmarks of everything else."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ BANK = 256
 
 
 def make_bank(image_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[BANK, H, W, 3] of normal noise, the same on every rank."""
+    """Draw normal noise [BANK, H, W, 3], the same on every rank."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(BANK, image_size, image_size, 3, generator=generator).to(device, dtype)
 
@@ -28,7 +28,7 @@ def _batch(bank: Tensor, indices: Tensor, num_classes: int) -> Batch:
 
 
 class SyntheticTrain(TrainLoader):
-    """Training batches from the bank, in the order that real data would have."""
+    """Training batches from the bank, in the same order as real data."""
 
     def __init__(self, bank: Tensor, num_classes: int, plan: TrainPlan, source: Mapping[str, Any]) -> None:
         super().__init__(plan, source)
@@ -53,7 +53,7 @@ class SyntheticVal(ValLoader):
 
 
 class SyntheticData(Dataset):
-    """Random images: as many samples and classes as the options say."""
+    """Random images, with the numbers of samples and classes from the options."""
 
     def __init__(self, options: DataOptions, ranks: Ranks, dtype: torch.dtype) -> None:
         super().__init__(options, ranks, dtype)

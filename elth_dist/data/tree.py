@@ -21,11 +21,11 @@ class ImageTree(DataOptions):
     published: ClassVar[tuple[int, int] | None] = None
 
     def known_size(self) -> tuple[int, int] | None:
-        """As published where no folder is given; a folder must be counted."""
+        """Return the published numbers if no folder is given; else None, as a folder must be counted."""
         return self.published if self.root is None else None
 
     def size(self) -> tuple[int, int]:
-        """What `root` holds, else what is published. UserError where there is neither, or the tree is none."""
+        """Count `root`, or return the published numbers. UserError if there is neither, or `root` is not a tree."""
         known = self.known_size()
         if known is not None:
             return known
@@ -41,7 +41,7 @@ class ImageTree(DataOptions):
                 check_classes(*split_folders(root))
 
     def open(self, ranks: "Ranks", default_root: Path, dtype: "torch.dtype") -> "Dataset":
-        """List the files of the tree, and decode them all if the loader or `verify` asks for it."""
+        """List the files of the tree, and decode all images if the loader or `verify` needs it."""
         return open_tree(self, self._folder(), ranks, dtype)
 
     def _folder(self) -> Path:
@@ -54,7 +54,7 @@ def open_tree(options: DataOptions, root: Path, ranks: "Ranks", dtype: "torch.dt
     """Open the class-per-folder tree `root` with the loader that `options` name. Collective: rank 0 lists the files.
 
     Raises:
-        UserError: on every rank, for whatever is wrong with the tree.
+        UserError: on every rank, if the tree is invalid.
     """
     catalog = _scan_for_all(root, ranks)
     if options.loader == "resident":

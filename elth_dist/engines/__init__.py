@@ -1,1 +1,1 @@
-"""How a training step is executed on many devices, behind one protocol."""
+"""Execute a training step on many devices, behind one protocol."""

@@ -1,4 +1,4 @@
-"""BatchNorm over many ranks: each rank's own statistics, averaged when it matters, or synchronised at every step."""
+"""BatchNorm over many ranks: per-rank statistics, averaged before evaluation, or synchronised at every step."""
 
 from torch import nn
 
@@ -19,10 +19,10 @@ def average_batchnorm(model: nn.Module, ranks: Ranks) -> None:
 
 
 def synchronised(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """The model with statistics over all ranks' samples at every step; itself when there is one rank.
+    """Return the model with statistics over all ranks' samples at every step; with one rank, the model itself.
 
     Raises:
-        UserError: on CPUs, where torch has no such thing.
+        UserError: on CPUs, where torch has no SyncBatchNorm.
     """
     if ranks.alone:
         return model

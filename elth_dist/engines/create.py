@@ -1,4 +1,4 @@
-"""The one place that knows which engines there are."""
+"""Create the engine that the options name."""
 
 import torch
 
@@ -13,11 +13,11 @@ _FP32 = Numerics()
 
 
 def create_engine(options: EngineOptions, ranks: Ranks, numerics: Numerics = _FP32) -> Engine:
-    """The engine that `engine.name` asks for. It expects `numerics` to be applied() for as long as it is used."""
+    """Create the engine of `engine.name`. `numerics` must be applied() for as long as the engine is used."""
     kind = DeepSpeedEngine if options.name == "deepspeed" else DdpEngine
     return kind(ranks, options, numerics)
 
 
 def image_dtype(precision: str) -> torch.dtype:
-    """What images are handed over in: the type that the network computes in."""
+    """Return the type in which a loader hands over images: the type that the network computes in."""
     return AUTOCAST[precision] or torch.float32

@@ -18,7 +18,7 @@ from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import copy_into, load_state, save_state
 from elth_dist.sparsity.masked_weights import MaskedWeights, WholeWeights
 
-# BatchNorm statistics are each rank's own between two averagings. torch 2.15 renamed the option.
+# Each rank keeps its own BatchNorm statistics between averagings. torch 2.15 renamed the option.
 _RANKS_KEEP_THEIR_BUFFERS: dict[str, Any] = (
     {"forward_sync_buffers": False}
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -27,7 +27,7 @@ _RANKS_KEEP_THEIR_BUFFERS: dict[str, Any] = (
 
 
 class DdpEngine:
-    """The Engine protocol with every rank holding the whole model; weights and activations are channels_last."""
+    """The Engine in which every rank holds the whole model; weights and activations are channels_last."""
 
     def __init__(self, ranks: Ranks, options: EngineOptions, numerics: Numerics) -> None:
         self._ranks = ranks
@@ -57,10 +57,10 @@ class DdpEngine:
         self._settle(batch_shape)
 
     def _settle(self, batch_shape: tuple[int, ...]) -> None:
-        """Let DDP reach its final gradient buckets before anything counts.
+        """Run two backward passes, so that DDP has its final gradient buckets before training starts.
 
-        DDP regroups its buckets after the first backward pass, which changes the order of sums over ranks: without two
-        passes up front, a resumed run would add in another order than one that was never interrupted.
+        DDP regroups its buckets after the first backward pass, which changes the order of sums over ranks: without
+        these passes, a resumed run would add in a different order than an uninterrupted one.
         """
         if self._ranks.alone:
             return
@@ -95,7 +95,7 @@ class DdpEngine:
                 yield
 
     def forward(self, images: Tensor) -> Tensor:
-        # DDP's own forward is for training: in evaluation ranks need not keep step with each other
+        # DDP's forward synchronises ranks, which in evaluation may run different numbers of batches
         module = self._forward if self._model.training else self._alone
         dtype = self._numerics.autocast
         with torch.autocast(self._ranks.device.type, dtype=dtype, enabled=dtype is not None):

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO, stages 0 to 3, over NCCL or gloo: optimizer state, gradients and weights shared out over ranks."""
+"""DeepSpeed's ZeRO, stages 0 to 3, over NCCL or gloo: optimizer state, gradients and weights sharded over ranks."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ from elth_dist.runtime.ranks import Ranks
 from elth_dist.runtime.states import copy_into, load_state, save_state
 from elth_dist.sparsity.masked_weights import MaskedWeights, WholeWeights
 
-# as torch.amp.GradScaler: from 2^16, halved at each overflow, doubled after 2,000 steps without one
+# as in torch.amp.GradScaler: starts at 2^16, halves at each overflow, doubles after 2,000 steps without one
 _LOSS_SCALE: dict[str, Any] = {
     "init_scale": 2.0**16,
     "scale_window": 2000,
@@ -33,10 +33,10 @@ _LOSS_SCALE: dict[str, Any] = {
 
 
 class DeepSpeedEngine:
-    """The Engine protocol on DeepSpeed. Weights are contiguous (ZeRO flattens them), images channels_last.
+    """The Engine on DeepSpeed. Weights are contiguous (ZeRO flattens them), images channels_last.
 
-    Masters are fp32, computation runs under DeepSpeed's torch_autocast; gradients are summed over ranks in fp32 as
-    under DDP. Only the loop's own options reach the optimizer; `engine.deepspeed_config` tunes the rest.
+    Master weights are fp32, computation runs under DeepSpeed's torch_autocast; gradients are summed over ranks in fp32
+    as under DDP. The optimizer takes its options from `train`; `engine.deepspeed_config` tunes ZeRO.
     """
 
     def __init__(self, ranks: Ranks, options: EngineOptions, numerics: Numerics) -> None:
@@ -65,7 +65,7 @@ class DeepSpeedEngine:
             self._engine.compile()
 
     def _config(self, micro_batch: int) -> dict[str, Any]:
-        """DeepSpeed's configuration: the user's, and over it what our options say."""
+        """Build DeepSpeed's configuration: the user's, overridden by our options."""
         dtype = self._numerics.autocast
         user = _said(self._options.deepspeed_options)
         return {
@@ -73,17 +73,17 @@ class DeepSpeedEngine:
             "timers": {"throughput": {"enabled": False}},
             **{name: value for name, value in user.items() if name not in ("train_batch_size", "fp16", "bf16")},
             "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": 1,  # the loop says where a step ends
-            "gradient_clipping": 0.0,  # it would clip to 1 unless told not to
+            "gradient_accumulation_steps": 1,  # the loop decides where a step ends
+            "gradient_clipping": 0.0,  # the default clips to 1
             "zero_allow_untested_optimizer": True,
             "zero_optimization": {
                 "reduce_bucket_size": int(self._options.bucket_mib * 2**20) // 4,
                 **user.get("zero_optimization", {}),
                 "stage": self._options.zero_stage,
-                "memory_efficient_linear": False,  # stage 3 would replace torch's own, for the rest of the process
+                "memory_efficient_linear": False,  # stage 3 would replace torch's linear for the rest of the process
             },
             "torch_autocast": {
-                "lower_precision_safe_modules": [],  # what would be sent over ranks in the lower precision
+                "lower_precision_safe_modules": [],  # modules listed here are reduced over ranks in the lower precision
                 **user.get("torch_autocast", {}),
                 "enabled": dtype is not None,
                 "dtype": str(dtype or torch.float32).removeprefix("torch."),
@@ -91,9 +91,9 @@ class DeepSpeedEngine:
         }
 
     def _take_over_loss_scaling(self) -> Any:
-        """DeepSpeed's loss scaler for fp16, moved on after each step; None in other precisions.
+        """Return DeepSpeed's loss scaler for fp16, which this engine updates after each step; else None.
 
-        On its own, DeepSpeed never lowers the scale after an overflow under torch_autocast with ZeRO.
+        DeepSpeed itself never lowers the scale after an overflow under torch_autocast with ZeRO.
         """
         if self._numerics.precision != "fp16":
             return None
@@ -154,9 +154,13 @@ class DeepSpeedEngine:
         optimizer: Any = self._base
         optimizer.found_inf = None if self._sharded is not None else (~outcome.applied).float()
         self._engine.step()
-        if self._sharded is not None:  # DeepSpeed has looked at the norm again, and left all as it was if need be
+        if (
+            self._sharded is not None
+        ):  # DeepSpeed has checked the norm again and skipped the step where it is not finite
             self._sharded.skip_next(0)
-            assert self._engine.was_step_applied() == bool(outcome.applied), "DeepSpeed judges the gradient otherwise"
+            assert self._engine.was_step_applied() == bool(outcome.applied), (
+                "DeepSpeed disagrees on whether the gradient is finite"
+            )
         if self._loss_scaler is not None:
             self._loss_scaler.update_scale(not outcome.applied)
             if self._sharded is not None:
@@ -214,20 +218,20 @@ class DeepSpeedEngine:
         from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 
         self._engine.destroy()
-        # stage 3 leaves the root module there, and with it all of its shards, until the process ends
+        # stage 3 would keep the root module there, and with it all its shards, until the process ends
         FWD_MODULE_STACK[:] = [module for module in FWD_MODULE_STACK if module is not self._model]
         del self._engine, self._base, self._sharded, self._model
 
 
 def _said(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a DeepSpeed configuration says itself; "auto" leaves it to us."""
+    """Return the entries of a DeepSpeed configuration that are set; "auto" leaves an entry to us."""
     return {
         name: _said(value) if isinstance(value, dict) else value for name, value in options.items() if value != "auto"
     }
 
 
 def _import_deepspeed(ranks: Ranks, timeout: timedelta) -> Any:
-    """DeepSpeed, kept quiet, on the device and in the process group that we have."""
+    """Import DeepSpeed, without its log output, onto our device and into our process group."""
     os.environ["DS_ACCELERATOR"] = ranks.device.type
     os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))
     ranks.require_group()
@@ -235,14 +239,14 @@ def _import_deepspeed(ranks: Ranks, timeout: timedelta) -> Any:
     from deepspeed.runtime import torch_autocast
     from deepspeed.utils import groups
 
-    if groups._WORLD_GROUP is None:  # it would make its own, with the patience of torch
+    if groups._WORLD_GROUP is None:  # else DeepSpeed makes its own, with torch's timeout
         groups._WORLD_GROUP = torch.distributed.new_group(timeout=timeout)
     logger = logging.getLogger("DeepSpeed")
-    logger.handlers.clear()  # it writes to stdout, from every rank
+    logger.handlers.clear()  # DeepSpeed logs to stdout, from every rank
     logger.propagate = True
     logger.setLevel(logging.ERROR)
-    # it would compile a C++ operator, for minutes, that only inference on CPUs uses
+    # else DeepSpeed compiles, for minutes, a C++ operator that only inference on CPUs uses
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # it remembers the precision of an engine that came before, even when the next one has none
+    # DeepSpeed keeps the precision of an earlier engine, even if the next one has none
     torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
     return deepspeed

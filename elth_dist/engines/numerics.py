@@ -1,4 +1,4 @@
-"""How this process computes: kernels and the precision of fp32 products. One place, since torch keeps it globally."""
+"""Set the kernels and the precision of fp32 products for the process, since torch keeps them globally."""
 
 import contextlib
 import warnings
@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-#: Type that forward and backward compute in under torch.autocast; None: fp32, without autocast.
+#: The type in which forward and backward compute under torch.autocast; None: fp32, without autocast.
 AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Numerics:
-    """How forward and backward compute, whichever engine executes them; as in `TrainOptions`."""
+    """How forward and backward compute, on any engine; fields as in `TrainOptions`."""
 
     precision: str = "fp32"  # a key of AUTOCAST
     sync_bn: bool = False
@@ -28,9 +28,9 @@ class Numerics:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Use TF32 products under "tf32" alone, and bit-reproducible kernels only if `deterministic`.
+        """Use TF32 products only under "tf32", and bit-reproducible kernels only if `deterministic`.
 
-        Holds for the whole process until the block ends; then all settings are again what they were before.
+        Applies to the whole process until the block ends, which restores all settings.
         """
         with _determinism_restored(), _products_restored():
             torch.use_deterministic_algorithms(self.deterministic)
@@ -51,9 +51,9 @@ def _determinism_restored() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-# torch has two names for the precision of fp32 products: flags (`allow_tf32`, `set_float32_matmul_precision`) and
-# `fp32_precision`. The latter decides. Setting a flag sets it too, but not the other way round, and reading a flag that
-# contradicts it raises. Hence: set flags first.
+# torch has two settings for the precision of fp32 products: flags (`allow_tf32`, `set_float32_matmul_precision`) and
+# `fp32_precision`, which decides. Setting a flag also sets `fp32_precision`, but not vice versa, and reading a flag
+# that contradicts `fp32_precision` raises. Hence set flags first.
 _BACKENDS: Any = torch.backends  # torch's stubs lack some
 _ON_GPUS = (_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn)
 
@@ -91,7 +91,7 @@ def _products_restored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _flags_without_warning() -> Iterator[None]:
-    """Some versions of torch warn of the flags, even where they are only read."""
+    """Silence the warning of some torch versions about the flags, even when they are only read."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Please use the new API settings")
         yield

@@ -1,4 +1,4 @@
-"""Which engine executes a step, and on what."""
+"""Options of the engine: which one executes a step, and on which device."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from elth_dist.errors import UserError
 from elth_dist.options import NO_EFFECT, Options
 
-#: What a DeepSpeed configuration may hold beside what our own options say: how ZeRO works, and what it reports.
+#: Sections that a DeepSpeed configuration may hold in addition to what our options set: ZeRO and its reports.
 _TUNABLE = (
     "zero_optimization",
     "torch_autocast",
@@ -21,8 +21,8 @@ _TUNABLE = (
     "wall_clock_breakdown",
 )
 
-#: What it may say of how ZeRO works: sizes and schedules. Others would move the shards' places, leave out the test for
-#: gradients that are not finite, or compute something else.
+#: Options of ZeRO that it may hold: sizes and schedules. Others would change the layout of the shards, skip the check
+#: for non-finite gradients, or change the result.
 _TUNABLE_ZERO = (
     "stage",
     "offload_optimizer",
@@ -44,26 +44,26 @@ _TUNABLE_ZERO = (
 
 
 def _read_json(value: Any) -> Any:
-    """The content of the file that an option names: it determines the run, and stands in the run's config.yaml."""
+    """Read the file that the option names: its content determines the run and is written to the run's config.yaml."""
     if not isinstance(value, str):
         return value
     try:
-        found = json.loads(value if value.lstrip().startswith("{") else Path(value).read_text())
+        content = json.loads(value if value.lstrip().startswith("{") else Path(value).read_text())
     except FileNotFoundError:
         raise ValueError(f"no file {value}") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{value}: no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{value}: holds a {type(found).__name__}, not an object")
-    return found
+        raise ValueError(f"{value}: is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{value}: holds a {type(content).__name__}, not an object")
+    return content
 
 
 class EngineOptions(Options):
-    """Options of the engine. It decides how a step is executed, not what is computed."""
+    """Options of the engine, which decides how a step is executed, not what is computed."""
 
     name: Literal["ddp", "deepspeed"] = Field(
         default="ddp",
-        description="ddp: torch's DistributedDataParallel, or one process alone; deepspeed: ZeRO, for large networks",
+        description="ddp: torch's DistributedDataParallel, or a single process; deepspeed: ZeRO, for large networks",
     )
     zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(
         default=2,
@@ -95,17 +95,17 @@ class EngineOptions(Options):
 
     @property
     def deepspeed_options(self) -> dict[str, Any]:
-        """What `deepspeed_config` says; empty without one."""
+        """The content of `deepspeed_config`; empty if there is none."""
         return self.deepspeed_config if isinstance(self.deepspeed_config, dict) else {}
 
     def check(
         self, *, global_batch: int, accumulate: int, world_size: int, precision: str, compile_model: bool
     ) -> None:
-        """Find what cannot work before any process waits for another.
+        """Refuse invalid options before any process waits for another.
 
         Raises:
-            UserError: DeepSpeed is not installed; the network cannot be compiled; or `deepspeed_config` says otherwise
-                than our options (naming both), or something that is none of its business.
+            UserError: DeepSpeed is not installed; the network cannot be compiled; `deepspeed_config` contradicts our
+                options (names both) or sets an option that it may not set.
         """
         if self.name != "deepspeed":
             return
@@ -121,9 +121,9 @@ class EngineOptions(Options):
             "zero_optimization.stage": (self.zero_stage, "engine.zero_stage"),
             "torch_autocast.enabled": (precision in ("bf16", "fp16"), f"train.precision {precision}"),
             "torch_autocast.dtype": ({"bf16": "bfloat16", "fp16": "float16"}.get(precision), "train.precision"),
-            "fp16.enabled": (False, "train.precision, which is torch_autocast's"),
-            "bf16.enabled": (False, "train.precision, which is torch_autocast's"),
-            "gradient_clipping": (0, "the loop, which clips nothing"),
+            "fp16.enabled": (False, "train.precision, which uses torch_autocast"),
+            "bf16.enabled": (False, "train.precision, which uses torch_autocast"),
+            "gradient_clipping": (0, "the training loop, which does not clip"),
             "zero_allow_untested_optimizer": (True, "the masked SGD"),
             "zero_optimization.offload_optimizer.device": ("none", "the masked SGD, which runs where the model does"),
             "zero_optimization.offload_param.device": ("none", "the masked SGD, which runs where the model does"),
@@ -138,7 +138,7 @@ class EngineOptions(Options):
                 raise UserError(f"engine.deepspeed_config: {name} is {section!r}, not an object")
         if unknown := sorted(self.deepspeed_options.get("zero_optimization", {}).keys() - set(_TUNABLE_ZERO)):
             raise UserError(
-                f"engine.deepspeed_config: zero_optimization.{unknown[0]} is not for it to say; valid in there are "
+                f"engine.deepspeed_config: zero_optimization.{unknown[0]} cannot be set there; valid are "
                 f"{', '.join(_TUNABLE_ZERO)}"
             )
         for name, value in _flat(self.deepspeed_options):
@@ -149,13 +149,13 @@ class EngineOptions(Options):
                 raise UserError(f"engine.deepspeed_config: {name} is {value!r}, but {expected!r} by {ours}")
             if name not in known and name.split(".")[0] not in _TUNABLE:
                 raise UserError(
-                    f"engine.deepspeed_config: {name} is not for it to say; beside our own options, it may hold "
+                    f"engine.deepspeed_config: {name} cannot be set there; apart from our own options, it may hold "
                     f"{', '.join(_TUNABLE)}"
                 )
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested objects."""
+    """Yield dotted names and values of nested objects."""
     for name, value in options.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""What an engine promises. tests/engines/test_contract.py holds every engine to it."""
+"""The contract of an engine, which tests/engines/test_contract.py checks for every engine."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,18 +11,18 @@ from elth_dist.sparsity.masked_weights import MaskedOptimizer, MaskedWeights
 
 
 class TrainingOptimizer(MaskedOptimizer, Protocol):
-    """What engines and the loop need of an optimizer; those of training.masked are such."""
+    """What engines and the training loop need of an optimizer; training.masked implements it."""
 
     param_groups: list[dict[str, Any]]
 
     def step(self) -> Any:
-        """Update; changes nothing, no slot either, and asks the device nothing, where `found_inf` (0-d fp32) is 1."""
+        """Update weights and slots, without waiting for the device; change nothing if `found_inf` (0-d fp32) is 1."""
 
     def skip_next(self, calls: int = 1) -> None:
-        """The next so many calls of step() change nothing; 0: take it back."""
+        """Make the next `calls` calls of step() change nothing; 0: take that back."""
 
     def restart(self) -> None:
-        """Forget all state and masks: other tensors have taken the parameters' places. Their state starts at 0."""
+        """Forget all state and masks, because other tensors have replaced the parameters; their state starts at 0."""
 
     def zero_grad(self) -> None: ...
 
@@ -31,17 +31,17 @@ BuildOptimizer = Callable[[nn.Module], TrainingOptimizer]
 
 
 class StepOutcome(NamedTuple):
-    """What became of one optimizer step, on the device: reading it is the caller's decision (it synchronises)."""
+    """The outcome of one optimizer step, on the device: reading it synchronises, so the caller decides when."""
 
-    applied: Tensor  # 0-d bool, finish_gradients()'s: where it is False nothing has changed, on any rank
+    applied: Tensor  # 0-d bool, as from finish_gradients(): False if nothing has changed, on any rank
     grad_norm: Tensor  # 0-d fp32: L2 norm of the global batch's dense gradient
 
 
 class Engine(Protocol):
-    """Executes steps of one job's training on all ranks; prepared anew for each job."""
+    """Executes the steps of one job's training on all ranks; each job has its own engine."""
 
     def prepare(self, model: nn.Module, build_optimizer: BuildOptimizer, batch_shape: tuple[int, ...]) -> None:
-        """Take a bare fp32 model (anywhere) to the devices, equal on all ranks, and make its optimizer.
+        """Place a bare fp32 model (on any device) on the devices, equal on all ranks, and build its optimizer.
 
         Args:
             model: equal weights on every rank.
@@ -57,37 +57,37 @@ class Engine(Protocol):
     def optimizer(self) -> TrainingOptimizer: ...
 
     def masked(self, parameters: Mapping[str, nn.Parameter]) -> MaskedWeights:
-        """These parameters of the model, by name, as what masks are put on; once a training."""
+        """Wrap these parameters of the model, by name, for masking; called once per training."""
 
     def micro_step(self, last: bool) -> AbstractContextManager[None]:
-        """Around forward and backward of a micro-batch; gradients are reduced over ranks at the last one of a step."""
+        """Wrap forward and backward of a micro-batch; the last one of a step reduces gradients over ranks."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, classes] in fp32, under the precision asked for; in evaluation without gradients."""
+        """Compute logits [B, classes] in fp32 output, under the chosen precision; without gradients in evaluation."""
 
     def backward(self, loss: Tensor) -> None: ...
 
     def finish_gradients(self) -> Tensor:
-        """Once a step, after its last micro-batch. From here to step(), its gradients stand: see `masked().gradient`.
+        """Complete the step's gradients, after its last micro-batch; `masked().gradient` reads them until step().
 
         Returns:
             0-d bool on the device, the same on every rank: whether all gradients are finite.
         """
 
     def step(self) -> StepOutcome:
-        """One optimizer step with those gradients, unless they are not finite; they are cleared."""
+        """Take one optimizer step with those gradients, if all are finite, and clear them."""
 
     def average_batchnorm(self) -> None:
         """Replace BatchNorm's running statistics by their mean over ranks."""
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The whole full-precision state_dict, equal on all ranks but for BatchNorm's statistics. Collective."""
+        """Return the whole full-precision state_dict, equal on all ranks except BatchNorm's statistics. Collective."""
 
     def save(self, folder: Path) -> None:
-        """Write this rank's part of the training state (its own files)."""
+        """Write this rank's part of the training state, to files of its own."""
 
     def load(self, folder: Path) -> None:
         """Restore what save() wrote, bit for bit, with the same number of ranks."""
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""

@@ -1,4 +1,4 @@
-"""Masks on weights of which no rank holds the whole."""
+"""Masks on sharded weights: no rank holds a whole weight."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,12 +12,12 @@ from elth_dist.sparsity.selection import prune_by, prune_fragments
 
 
 class ShardedWeights(MaskedWeights):
-    """Masked weights of which each rank holds stretches; a layer at a time is made whole where an update needs it.
+    """Masked weights in shards: each rank holds stretches, and gathers one layer at a time where an update needs it.
 
-    Selection is on the stretches, without a gather. What the network computes with is a copy of the masters, whole on
-    every rank (stages 1 and 2) or shared out too (stage 3): DPF masks that one, and the optimizer's step makes it anew.
+    Selection works on the stretches, without a gather. The network computes with copies of the master weights, whole on
+    every rank (stages 1 and 2) or sharded too (stage 3): DPF masks the copies, and the optimizer's step rewrites them.
 
-    `loss_scale` is what gradients are multiplied with at the time of asking.
+    `loss_scale` returns the factor that gradients are currently multiplied by.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class ShardedWeights(MaskedWeights):
         return prune_by(masks, kept, on_shards)
 
     def _multipliers_of(self, masks: Masks) -> list[Tensor]:
-        self._sharded.publish()  # no step need have been since other masks were on the copies
+        self._sharded.publish()  # the copies may still carry other masks, if no step has come since
         return self._sharded.multipliers(self._by_parameter(masks))
 
     def _swap_in(self) -> None:
         self._sharded.multiply(self._parameters.values(), self._multipliers)
 
     def _swap_out(self) -> None:
-        """Nothing to do: the masters have stayed as they are."""
+        """Do nothing: the master weights have not changed."""
 
     def _computed_not_zero(self) -> list[str]:
-        """The copies that the network computes with are others than the masters: masks must have reached them too."""
+        """Check the copies that the network computes with, which must be masked like the master weights."""
         masks = self._computing or self._installed
         if masks is None:
             return []

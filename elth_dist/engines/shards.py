@@ -1,6 +1,6 @@
-"""ZeRO 1 to 3 seen from one rank: flat fp32 partitions that it trains, and which stretch of which weight lies where.
+"""ZeRO 1 to 3 on one rank: the flat fp32 partitions that it trains, and the stretches of weights in them.
 
-This file and deepspeed.py are all that knows DeepSpeed's insides.
+Only this file and deepspeed.py use DeepSpeed's internals.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from elth_dist.sparsity.selection import Fragment
 
 
 class Stretch(NamedTuple):
-    """Elements start .. start + length - 1 of a parameter (by flat index) and where they lie on this rank."""
+    """Elements start .. start + length - 1 of a parameter (by flat index) and their place on this rank."""
 
     parameter: nn.Parameter
     start: int
@@ -25,11 +25,11 @@ class Stretch(NamedTuple):
 
 
 class ShardedOptimizer:
-    """The job's optimizer on this rank's partitions, addressed as if it trained the whole parameters.
+    """The job's optimizer on this rank's partitions, with the interface of one that trains the whole parameters.
 
     Args:
-        base: what build_optimizer made; DeepSpeed has put its flat partitions into the parameters' places.
-        zero: DeepSpeed's optimizer around it, of stage 1, 2 or 3.
+        base: the optimizer from build_optimizer, whose parameters DeepSpeed has replaced by its flat partitions.
+        zero: DeepSpeed's optimizer around `base`, of stage 1, 2 or 3.
         names: of all parameters.
         rank: this rank.
     """
@@ -48,25 +48,25 @@ class ShardedOptimizer:
 
     @torch.no_grad()
     def _check_layout(self) -> None:
-        """Each stretch of the partitions holds what its place in the parameter does: else masks would go astray."""
+        """Check that each stretch of the partitions equals its place in the parameter, so that masks apply there."""
         same = []
         for parameter, start, length, index, offset in self._stretches:
             here: Any = parameter
             own = here.ds_tensor[:length] if self.shares_weights else here.view(-1)[start : start + length]
             same.append(torch.equal(own, self.partitions[index][offset : offset + length]))
-        assert all(same), "DeepSpeed lays out its partitions in another way than this version of elth_dist knows"
+        assert all(same), "this version of elth_dist does not know how this DeepSpeed lays out its partitions"
 
     @property
     def partitions(self) -> Sequence[Tensor]:
         """This rank's flat fp32 master weights, with padding at the ends of some."""
         zero = self._zero
-        found: Sequence[Tensor]
-        found = zero.fp32_partitioned_groups_flat if self.shares_weights else zero.single_partition_of_fp32_groups
-        return found
+        partitions: Sequence[Tensor]
+        partitions = zero.fp32_partitioned_groups_flat if self.shares_weights else zero.single_partition_of_fp32_groups
+        return partitions
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of the state that masks act on."""
+        """Names of the state tensors that masks act on."""
         return self._base.slots
 
     @property
@@ -76,18 +76,18 @@ class ShardedOptimizer:
 
     @property
     def states(self) -> list[dict[str, Any]]:
-        """Of each partition, in order."""
+        """The state of each partition, in order."""
         return [self._base.state[partition] for partition in self.partitions]
 
     def step(self) -> Any:
-        """DeepSpeed calls the steps of the partitions itself."""
-        raise AssertionError("the engine steps, not its optimizer")
+        """Refuse: DeepSpeed steps the partitions itself."""
+        raise AssertionError("call the engine's step(), not its optimizer's")
 
     def zero_grad(self) -> None:
         self._zero.zero_grad()
 
     def skip_next(self, calls: int = 1) -> None:
-        """As for one step of the whole; DeepSpeed takes a call for each partition."""
+        """Make the next `calls` training steps change nothing; DeepSpeed calls step() once per partition."""
         self._base.skip_next(calls * len(self.partitions))
 
     def restart(self) -> None:
@@ -98,10 +98,10 @@ class ShardedOptimizer:
 
     @torch.no_grad()
     def set_masks(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
-        """Replace all masks (bool, of the whole parameter's shape); master weights and slots take them on at once.
+        """Replace all masks (bool, of the whole parameter's shape) and apply them to master weights and slots.
 
-        ValueError for a parameter that is not the optimizer's, or a mask that is not bool or not of its shape.
-        Collective: the weights to compute with are gathered anew.
+        ValueError for a parameter that the optimizer does not have, or a mask that is not bool or not of its shape.
+        Collective: the weights to compute with are gathered again.
         """
         for parameter, mask in masks.items():
             if parameter not in self._names:
@@ -109,7 +109,7 @@ class ShardedOptimizer:
             if mask.dtype != torch.bool or mask.shape != whole_shape(parameter):
                 raise ValueError(
                     f"a mask of {mask.dtype} {list(mask.shape)} for {self._names[parameter]} "
-                    f"{list(whole_shape(parameter))}; bool and the same shape is wanted"
+                    f"{list(whole_shape(parameter))}; must be bool and of the same shape"
                 )
         self._masks, self._kept = dict(masks), self.flat(masks)
         with self._every_partition_in_its_group():
@@ -118,7 +118,7 @@ class ShardedOptimizer:
         self.publish()
 
     def flat(self, masks: Mapping[nn.Parameter, Tensor]) -> list[Tensor]:
-        """This rank's part of masks, laid out as `partitions`; True elsewhere."""
+        """Return this rank's part of the masks, laid out as `partitions`; True elsewhere."""
         kept = [torch.ones_like(partition, dtype=torch.bool) for partition in self.partitions]
         for parameter, start, length, index, offset in self._stretches:
             if parameter in masks:
@@ -127,7 +127,7 @@ class ShardedOptimizer:
         return kept
 
     def not_zero(self) -> tuple[list[nn.Parameter], dict[str, list[nn.Parameter]]]:
-        """Masked parameters with a pruned weight that is not exactly zero on this rank; by slot, with such a slot."""
+        """List masked parameters with a pruned weight that is not exactly zero on this rank; the same for each slot."""
         weights = self.wrong(self.partitions, self._kept, self._masks)
         states = self.states
         slots = {
@@ -139,7 +139,7 @@ class ShardedOptimizer:
     def wrong(
         self, tensors: Sequence[Tensor | None], kept: Sequence[Tensor], masked: Mapping[nn.Parameter, Any]
     ) -> list[nn.Parameter]:
-        """The `masked` parameters of which `tensors`, laid out as `partitions`, are anything but zero where pruned."""
+        """List `masked` parameters whose pruned entries in `tensors`, laid out as `partitions`, are not all zero."""
         counts: list[Tensor] = []
         looked_at: list[nn.Parameter] = []
         for parameter, _, length, index, offset in self._stretches:
@@ -148,13 +148,13 @@ class ShardedOptimizer:
                 own = slice(offset, offset + length)
                 counts.append(tensor[own].masked_fill(kept[index][own], 0).count_nonzero())
                 looked_at.append(parameter)
-        found = torch.stack(counts).tolist() if counts else []
-        return [parameter for parameter, count in zip(looked_at, found, strict=True) if count]
+        nonzero = torch.stack(counts).tolist() if counts else []
+        return [parameter for parameter, count in zip(looked_at, nonzero, strict=True) if count]
 
     def gradient_norm(self) -> tuple[Tensor, Tensor]:
-        """(L2 norm of the whole gradient, times the loss scale; whether it is a number), 0-d, equal on every rank.
+        """Return (L2 norm of the whole gradient times the loss scale, whether it is finite), 0-d, equal on every rank.
 
-        DeepSpeed's own sum, by which its step() will decide. Collective.
+        DeepSpeed's step() decides by the same sum. Collective.
         """
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
@@ -164,7 +164,7 @@ class ShardedOptimizer:
 
     @torch.no_grad()
     def magnitudes(self) -> list[Fragment]:
-        """|master weight| of every stretch on this rank."""
+        """Return |master weight| of every stretch on this rank."""
         partitions = self.partitions
         return [
             Fragment(self._names[parameter], start, partitions[index].detach()[offset : offset + length].abs())
@@ -172,24 +172,24 @@ class ShardedOptimizer:
         ]
 
     def whole(self, parameter: nn.Parameter) -> Tensor:
-        """A parameter's master weights, whole. Collective."""
+        """Gather a parameter's whole master weights. Collective."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         master: Tensor = safe_get_full_fp32_param(parameter)
         return master
 
     def gradient(self, parameter: nn.Parameter) -> Tensor:
-        """A parameter's gradient, times the loss scale, whole, between finish_gradients() and step(). Collective."""
-        found: Tensor
-        # not safe_get_full_grad: in stage 1 it may find a `grad` that is this rank's alone
-        found = (
+        """Gather a parameter's whole gradient, times the loss scale, from finish_gradients() to step(). Collective."""
+        gradient: Tensor
+        # not safe_get_full_grad: in stage 1 it may return a `grad` of this rank only
+        gradient = (
             self._zero.get_fp32_grad_for_param(parameter) if self.shares_weights else parameter.get_full_hp_grad()  # type: ignore[attr-defined]
         )
-        return found
+        return gradient
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Make the weights to compute with those of the partitions, after these were written to. Collective."""
+        """Copy the partitions, after a write to them, to the weights that the network computes with. Collective."""
         zero = self._zero
         if not self.shares_weights:
             zero.update_lp_params()
@@ -202,9 +202,9 @@ class ShardedOptimizer:
         self._settle()
 
     def computed_with(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-        """What the network computes with on this rank, apart from the masters.
+        """Return the tensors that the network computes with on this rank, as distinct from the master weights.
 
-        Stages 1 and 2: the parameters. Stage 3: flat partitions like `partitions`, and those parameters that every rank
+        Stages 1 and 2: the parameters. Stage 3: flat partitions like `partitions`, and the parameters that every rank
         keeps whole.
         """
         if not self.shares_weights:
@@ -213,23 +213,23 @@ class ShardedOptimizer:
         return flat + [parameter.data for parameter in parameters if parameter in self._kept_whole]
 
     def multipliers(self, masks: Mapping[nn.Parameter, Tensor]) -> list[Tensor]:
-        """Masks as factors 0 and 1 of `computed_with(masks)`."""
+        """Return masks as factors 0 and 1 of `computed_with(masks)`."""
         if not self.shares_weights:
             return [torch.empty_like(parameter).copy_(mask) for parameter, mask in masks.items()]
         pairs = zip(self.computed_with([]), self.partitions, strict=True)
         apart = all(copy.data_ptr() != master.data_ptr() for copy, master in pairs)
-        assert apart, "this DeepSpeed computes with the masters themselves: masking copies alone is impossible"
+        assert apart, "this DeepSpeed computes with the master weights themselves: there are no copies to mask"
         whole = [mask.to(p.device, torch.float32) for p, mask in masks.items() if p in self._kept_whole]
         return [kept.float() for kept in self.flat(masks)] + whole
 
     @torch.no_grad()
     def multiply(self, parameters: Iterable[nn.Parameter], multipliers: list[Tensor]) -> None:
-        """Mask what the network computes with; the next publish() or step makes it anew from the masters."""
+        """Mask what the network computes with; the next publish() or step copies it from the master weights again."""
         torch._foreach_mul_(self.computed_with(parameters), multipliers)
         self._settle()
 
     def _settle(self) -> None:
-        """Stage 3 gathers on a stream of its own, which does not wait for the one that has just written."""
+        """Wait for writes in stage 3, which gathers on a stream of its own without waiting for them."""
         if self.shares_weights and self.partitions[0].is_cuda:
             torch.cuda.current_stream().synchronize()
 
@@ -254,7 +254,7 @@ class ShardedOptimizer:
 
     @contextlib.contextmanager
     def _every_partition_in_its_group(self) -> Iterator[None]:
-        """Stage 3 keeps `param_groups` without parameters, but for one partition at a time during a step."""
+        """Put every partition into its group: stage 3 fills `param_groups` only in a step, one partition at a time."""
         if not self.shares_weights:
             yield
             return
@@ -266,6 +266,6 @@ class ShardedOptimizer:
 
 
 def whole_shape(parameter: nn.Parameter) -> torch.Size:
-    """Of the parameter as it would be, wherever ZeRO 3 keeps its elements."""
+    """Return the shape of the whole parameter, also where ZeRO 3 has sharded it."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return shape

@@ -1,1 +1,1 @@
-"""The pieces of work that a method is made of, each from options and inputs to a folder."""
+"""Jobs: the pieces of work of a method, each from options and inputs to a result folder."""

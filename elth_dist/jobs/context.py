@@ -1,4 +1,4 @@
-"""What a job is given, and what it gives back."""
+"""The inputs and outputs of a running job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from elth_dist.training.context import Context
 
 @dataclass(frozen=True)
 class JobContext:
-    """One job's place in the run."""
+    """What a job needs to run."""
 
     name: str
     identity: str  # hash of what determines the result
     folder: JobFolder  # where the result goes
-    inputs: Mapping[str, JobFolder]  # role -> the folder of the job that plays it
+    inputs: Mapping[str, JobFolder]  # role -> the folder of the job in that role
     training: Context
 
     @property
@@ -24,5 +24,5 @@ class JobContext:
         return self.training.ranks.is_main
 
 
-#: What a job reports about its result: JSON values by name. Files are found in its folder.
+#: The metrics of a job's result, as JSON values by name. Its files are in its folder.
 Metrics = dict[str, Any]

@@ -1,4 +1,4 @@
-"""What the results of a run cost, from their files: a training alone, and with all that had to be done before it."""
+"""The cost of a run's results, from their files: of a training alone, and with its history."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from elth_dist.runtime.run_directory import RunDirectory
 
 
 def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | None:
-    """Training FLOPs of a finished job and of all jobs that it rests on, each counted once.
+    """Sum the training FLOPs of a finished job and of all jobs that it needs, each counted once.
 
-    For a ticket, these are the training to the rewind step, the trainings of all levels before, and its own; where
-    theta_r is scored, its gradients too. A ticket that was only looked at for its density (`like`) costs nothing. None
-    where a ticket file from elsewhere is built upon: what that one cost is not known here.
+    For a ticket, these are the training to the rewind step, the trainings of all earlier levels, its own, and the
+    gradients for scores at theta_r. A ticket that only gives its density (`like`) costs nothing. None if the job
+    continues from an external ticket file, whose cost is unknown.
     """
     by_name, needed, waiting = {job.name: job for job in jobs}, set[str](), [name]
     while waiting:
@@ -28,9 +28,9 @@ def history_flops(name: str, jobs: Sequence[Job], run: RunDirectory) -> int | No
 
 
 def cost_columns(metrics: Mapping[str, Any], history: int | None) -> dict[str, str]:
-    """Of a result's metrics: cells for the closing table, relative to the same network dense.
+    """Format the costs in a result's metrics for the closing table, relative to the same network dense.
 
-    Training and history: to one dense training; inference: to one dense forward pass.
+    Training and history are relative to one dense training, inference to one dense forward pass.
     """
     dense = metrics["dense_train_flops"]
     return {

@@ -1,4 +1,4 @@
-"""A method as a graph of jobs: who needs whose result. Torch-free; a run walks it here, a launcher submits it."""
+"""The graph of a run's jobs and their inputs, for a run to walk or a launcher to submit. No torch here."""
 
 import hashlib
 import itertools
@@ -19,7 +19,7 @@ class Job:
 
     name: str
     options: JobKind
-    inputs: Mapping[str, str]  # role (ticket, trained, ...) -> name of the job whose result plays it
+    inputs: Mapping[str, str]  # role (ticket, trained, ...) -> name of the job in that role
     part: Mapping[str, Any]  # the options that determine the result, apart from the inputs
     identity: str  # hash of the part and of the inputs' identities
 
@@ -28,20 +28,20 @@ class Graph:
     """The jobs of a run, each after those it needs."""
 
     def __init__(self, files: Mapping[str, str] | None = None) -> None:
-        """`files`: content hash of each ticket file from elsewhere, by its path."""
+        """`files`: content hash of each external ticket file, by its path."""
         self._files = files or {}
         self._jobs: dict[str, Job] = {}
 
     @property
     def jobs(self) -> list[Job]:
-        """In the order in which they were added."""
+        """The jobs, in the order in which they were added."""
         return list(self._jobs.values())
 
     def add(self, name: str, options: JobKind, **inputs: str) -> str:
-        """Add a job, unless an equal one has this name already. A different one's name gets a number: `name-2`, ...
+        """Add a job, unless an equal job has this name. If a different job has it, the new name is `name-2`, ...
 
         Args:
-            name: wanted; becomes a folder's name, in which slashes are dashes (timm/convnext_tiny).
+            name: the wanted name; becomes a folder's name, in which slashes are dashes (timm/convnext_tiny).
             options: what the job does.
             inputs: role -> name of a job of this graph.
 

@@ -1,4 +1,4 @@
-"""From a method and a setting to jobs, and what can be checked before any process waits for another."""
+"""Plan the jobs of a method under a setting, and check them before any process waits for another."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is going to do."""
+    """The planned jobs of a run."""
 
     method: Method
     setting: Setting
@@ -22,11 +22,11 @@ class Plan:
     ticket: "Ticket | None" = None  # the file that the method names
 
     def on(self, setting: Setting) -> "Plan":
-        """The same under another setting."""
+        """Plan the same method under another setting."""
         return _plan(self.method, setting, self.ticket)
 
     def check_size(self, num_train: int, rank: int = 0, world_size: int = 1) -> None:
-        """UserError unless `num_train` samples make the steps that the training needs."""
+        """Refuse `num_train` samples that do not make the steps that the training needs. UserError."""
         check_size(self.method, self.setting, num_train, self.ticket, rank, world_size)
 
 
@@ -34,7 +34,7 @@ def make_plan(method: Method, setting: Setting) -> Plan:
     """Plan the jobs of a method.
 
     Raises:
-        UserError: the ticket file that the method names is no ticket, or does not fit.
+        UserError: the ticket file that the method names is not a ticket, or does not fit.
     """
     ticket = None
     if method.ticket_file is not None:
@@ -53,7 +53,7 @@ def _plan(method: Method, setting: Setting, ticket: "Ticket | None") -> Plan:
 
 
 def check(method: Method, setting: Setting, rank: int, world_size: int, *, elsewhere: bool = False) -> None:
-    """Find the mistakes that show before any process waits for another, and before anything is written. UserError.
+    """Check options before any process waits for another and before anything is written. UserError.
 
     `elsewhere`: the ranks will run on other machines, which may see other files and packages.
     """

@@ -1,4 +1,4 @@
-"""What a run will cost, before it starts: each job of its graph tells a forecast what it trains and leaves."""
+"""Predict the cost of a run: each job of its graph reports its trainings and tickets to a forecast."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from elth_dist.tickets.ticket import Ticket
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a training will cost, in FLOPs of the convention that it was predicted with."""
+    """The predicted cost of a training, in FLOPs of the chosen convention."""
 
     arch: str
     density: float  # of the prunable weights
@@ -39,31 +39,31 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TicketForecast:
-    """What is known of a ticket before it exists."""
+    """The properties of a ticket that are known before it exists."""
 
     arch: str
     densities: Densities  # of its layers; those without an entry are dense
     rewind_step: int
 
     def density(self, name: str) -> float:
-        """Of a layer."""
+        """Return the density of a layer."""
         return self.densities.get(name, 1.0)
 
 
 def predict(jobs: Sequence[Job], convention: Convention | None = None) -> dict[str, Prediction]:
-    """The cost of every job that trains, by name.
+    """Predict the cost of every job that trains, by name.
 
-    What pruning will leave of each layer is not known before: every layer is taken to have the global density (of a
-    ticket file from elsewhere, its own). The densities that a transfer moves and the numbers of steps are exact, and so
-    are the costs of dense trainings. RigL's updates are taken to go on to the end, as in its paper's formula. What the
-    gradients of SNIP, GraSP and SynFlow cost is left out.
+    Layer densities after pruning are unknown in advance: every layer is assumed to have the global density (layers of
+    an external ticket file, their own). Transferred densities, numbers of steps and costs of dense trainings are exact.
+    RigL's updates are assumed to continue to the end, as in its paper's formula. The gradients of SNIP, GraSP and
+    SynFlow are not counted.
 
     Args:
-        jobs: a method's, inputs first (see methods.Method.plan).
+        jobs: a method's jobs, inputs first (see methods.Method.plan).
         convention: how FLOPs are counted; None: `exact`.
 
     Raises:
-        UserError: the dataset cannot be counted, or a ticket file not be read.
+        UserError: the dataset cannot be counted, or a ticket file cannot be read.
     """
     forecast = Forecast(CONVENTIONS["exact"] if convention is None else convention)
     tickets: dict[str, TicketForecast] = {}
@@ -76,7 +76,7 @@ def predict(jobs: Sequence[Job], convention: Convention | None = None) -> dict[s
 
 
 class Forecast:
-    """Takes the trainings of a graph's jobs, and tells them what is known of networks and data."""
+    """Collects the trainings of a graph's jobs, and gives jobs the properties of networks and data."""
 
     def __init__(self, convention: Convention) -> None:
         """`convention`: how FLOPs are counted."""
@@ -97,9 +97,9 @@ class Forecast:
 
         Args:
             setting: of the training.
-            ticket: what it starts from; under an update, the densities that it ends with.
+            ticket: the ticket that it starts from; under an update, with the final densities.
             end: the step up to which it trains; None: the end of the schedule, stretched by the update.
-            update: how masks change meanwhile; None: not at all.
+            update: the mask update; None: masks do not change.
         """
         per_epoch = self.steps_per_epoch(setting)
         total = setting.train.epochs * per_epoch
@@ -126,11 +126,11 @@ class Forecast:
         )
 
     def steps_per_epoch(self, setting: Setting) -> int:
-        """Optimizer steps per epoch."""
+        """Return the optimizer steps per epoch."""
         return TrainPlan(0, self._size(setting.data)[0], setting.train.global_batch).steps_per_epoch
 
     def density(self, ticket: TicketForecast, setting: Setting) -> float:
-        """A ticket's global density."""
+        """Compute a ticket's global density."""
         return self._network(ticket.arch, setting).density(ticket.densities)
 
     def shapes(self, arch: str) -> Mapping[str, Sequence[int]]:
@@ -142,20 +142,20 @@ class Forecast:
         return list(_prunable(arch))
 
     def dense(self, setting: Setting, rewind_step: int = 0) -> TicketForecast:
-        """The dense network of a setting."""
+        """Forecast the dense network of a setting."""
         return TicketForecast(setting.model.arch, {}, rewind_step)
 
     def ticket_like(self, ticket: TicketForecast, densities: Densities) -> TicketForecast:
-        """A ticket with other densities."""
+        """Forecast a ticket with other densities."""
         return TicketForecast(ticket.arch, densities, ticket.rewind_step)
 
     def read(self, path: str) -> TicketForecast:
-        """A ticket file from elsewhere."""
+        """Read the forecast of an external ticket file."""
         ticket = Ticket.load(Path(path))
         return TicketForecast(ticket.arch, ticket.masks.densities, ticket.meta.rewind_step)
 
     def moved(self, ticket: TicketForecast, rules: TransferOptions) -> TicketForecast:
-        """A ticket after a transfer: layer densities move with the units."""
+        """Forecast a ticket after a transfer: layer densities move with the units."""
         old, new = (blank_model(arch, 2).state_dict() for arch in (ticket.arch, rules.to))
         sources = source_keys(rules.plan_from(ticket.arch), old, new)
         densities = {name: ticket.density(sources[name]) for name in self.names(rules.to)}

@@ -1,4 +1,4 @@
-"""What a run says at its end: a table and a figure of everything it trained."""
+"""The closing report of a run: a table and a figure of everything it trained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,25 +12,25 @@ from elth_dist.runtime.run_directory import RunDirectory
 
 
 class Rows:
-    """The jobs of a report, as their kinds see them."""
+    """The jobs of a report, for job kinds to look up metrics and titles."""
 
     def __init__(self, jobs: Sequence[Job], run: RunDirectory) -> None:
-        """`jobs`: finished ones, with all that they need."""
+        """`jobs`: finished jobs, with all jobs that they need."""
         self._jobs = {job.name: job for job in jobs}
         self._run = run
 
     def metrics(self, name: str) -> dict[str, Any]:
-        """What a job's result says."""
+        """Read the metrics of a job's result."""
         return self._run.job(name).read().metrics
 
     def ticket_title(self, name: str) -> str:
-        """What the ticket of a job is called where another job trains it."""
+        """Name the ticket of a job, for the row of the job that trains it."""
         job = self._jobs[name]
         return job.options.ticket_title(job, self)
 
 
 def result_rows(jobs: Sequence[Job], run: RunDirectory) -> dict[str, ResultRow]:
-    """One row per job that trained a network to the end, by its name, in the graph's order."""
+    """Make one row per job that trained a network to the end, by the job's name, in the graph's order."""
     rows = Rows(jobs, run)
     table = {}
     for job in jobs:
@@ -51,7 +51,7 @@ def result_rows(jobs: Sequence[Job], run: RunDirectory) -> dict[str, ResultRow]:
 
 
 def write_report(jobs: Sequence[Job], run: RunDirectory, *, title: str) -> None:
-    """Print the closing table, write it as markdown with its figure, and say where everything lies. Rank 0."""
+    """Print the closing table, write it as markdown with its figure, and print the paths of all results. Rank 0."""
     rows = list(result_rows(jobs, run).values())
     print_table(rows, title=title)
     write_atomically(run.report, f"# {title}\n\n{render_markdown(rows)}\n![]({run.figure.name})\n".encode())

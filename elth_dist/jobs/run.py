@@ -1,4 +1,4 @@
-"""Doing one job of a graph: from its inputs' folders to its own, with a verified result at the end."""
+"""Do one job of a graph, from its inputs' folders to a verified result in its own."""
 
 import time
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from elth_dist.training.context import Context
 
 
 def run_job(job: Job, jobs: Mapping[str, Job], run: RunDirectory, context: Context) -> bool:
-    """Do a job unless its result is there, complete and verified. Collective.
+    """Do a job unless its result exists, complete and verified. Collective.
 
     Args:
-        job: what to do; the jobs that it needs are finished.
-        jobs: by name, at least those that it needs.
-        run: where results lie.
-        context: what trainings share.
+        job: the job; the jobs that it needs are finished.
+        jobs: by name, at least the jobs that it needs.
+        run: the run directory.
+        context: what all trainings share.
 
     Returns:
-        Whether there was anything to do.
+        Whether the job had to be done.
 
     Raises:
-        UserError: on all ranks; an input is missing or damaged, or what the job itself raises.
-        Stopped: a signal asked for the end.
+        UserError: on all ranks; an input is missing or damaged, or the job raised it.
+        Stopped: a signal asked to stop.
     """
     ranks, folder = context.ranks, run.job(job.name)
     if ranks.broadcast_json(ranks.is_main and folder.finished(job.identity)):
@@ -51,7 +51,7 @@ def run_job(job: Job, jobs: Mapping[str, Job], run: RunDirectory, context: Conte
 
 
 def _require_same_data(job: Job, folder: JobFolder, context: Context) -> None:
-    """The place of a dataset is no part of a job's identity; its contents are."""
+    """Refuse another dataset than the job was made with: contents count, not the path. UserError."""
     if folder.read().metrics["dataset"] != context.dataset.fingerprint:
         raise UserError(
             f"data.root: holds another dataset than {job.name} in {folder.path.parent} was made with; "

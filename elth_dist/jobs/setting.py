@@ -1,4 +1,4 @@
-"""What every training of a run has in common. No torch here: plans are made anywhere."""
+"""The options that all trainings of a run share. No torch here."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
 class Setting(Options):
-    """The options of a training, whichever method asks for it."""
+    """The options of a training under any method."""
 
     seed: Seed = 0
     data_seed: Seed | None = None
@@ -24,5 +24,5 @@ class Setting(Options):
     engine: EngineOptions = EngineOptions()
 
     def on(self, arch: str) -> "Setting":
-        """The same with another network."""
+        """Return the setting with another network."""
         return self.model_copy(update={"model": self.model.model_copy(update={"arch": arch})})

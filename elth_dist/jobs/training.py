@@ -1,4 +1,4 @@
-"""What the jobs that train have in common: a network through fit(), its result into the job's folder."""
+"""Shared parts of the jobs that train: train a network with fit() and write the result to the job's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def initial_model(setting: Setting, dataset: Dataset) -> nn.Module:
 
 
 def dense_masks(model: nn.Module, setting: Setting) -> Masks:
-    """Dense masks of a network's prunable weights."""
+    """Make dense masks for a network's prunable weights."""
     return Masks.dense(model, architecture(setting.model.arch).excluded)
 
 
@@ -48,7 +48,7 @@ def train(
     until: Step | None = None,
     stretched: int = 1,
 ) -> Fitted:
-    """Run fit() for a job, with its checkpoints in its folder."""
+    """Run fit() for a job, with checkpoints in the job's folder."""
     task = Task(
         name=job.name,
         title=title,
@@ -66,9 +66,9 @@ def train(
 def train_ticket(
     job: JobContext, setting: Setting, ticket: Ticket, *, data_order: str, title: str, previous: Masks | None = None
 ) -> Metrics:
-    """Train a ticket from its rewind step to the end; write it and what became of it.
+    """Train a ticket from its rewind step to the end; write the ticket and the trained weights.
 
-    `previous`: masks of the level before, to report the overlap with.
+    `previous`: masks of the previous level, to report the overlap.
     """
     fitted = train(
         job,
@@ -89,14 +89,14 @@ def train_ticket(
 
 
 def load_ticket(path: str | None, job: JobContext) -> Ticket:
-    """The ticket that a job works on: from a file that the user named, or an input's."""
+    """Load a job's ticket, from the file that the user named or from an input."""
     return Ticket.load(job.inputs["ticket"].ticket if path is None else Path(path))
 
 
 def finish_masks(job: JobContext, ticket: Ticket, masks: Masks, *, criterion: str, level: int | None = None) -> Metrics:
-    """Leave `ticket` with other masks, once all ranks have proved that they hold the same; warn of layer collapse.
+    """Write `ticket` with other masks, after checking that all ranks hold the same; warn of layer collapse.
 
-    `level`: the new one, if it changes.
+    `level`: the new level, if it changes.
     """
     job.training.ranks.require_equal(f"masks of {job.name}", masks.hashes())
     for name in masks.collapsed():
@@ -110,13 +110,13 @@ def finish_masks(job: JobContext, ticket: Ticket, masks: Masks, *, criterion: st
 
 
 def report_end(job: JobContext, fitted: Fitted, masks: Masks, previous: Masks | None = None) -> None:
-    """Show what a training ended with. `previous`: masks of the level before, to report the overlap with."""
+    """Report the end of a training. `previous`: masks of the previous level, to report the overlap."""
     flops = fitted.flops.scalars(fitted.dense_flops)
     job.training.reporter.level_end(fitted.end, masks, fitted.weights, previous, flops)
 
 
 def finish_report(job: JobContext, setting: Setting, fitted: Fitted) -> None:
-    """Close the job's report with its options and its final figures."""
+    """Close the job's report with its options and its final metrics."""
     end = fitted.evaluation
     reporter = job.training.reporter
     reporter.hparams(setting.model_dump(mode="json"), {"top1": end.top1, "top5": end.top5, "loss": end.loss})
@@ -143,7 +143,7 @@ def about_weights(job: JobContext, setting: Setting, fitted: Fitted, density: fl
 
 
 def training_metrics(fitted: Fitted) -> Metrics:
-    """What a result file says about a training."""
+    """Collect a training's metrics for result.json."""
     end = fitted.evaluation
     return {
         "val_loss": end.loss,
@@ -160,7 +160,7 @@ def training_metrics(fitted: Fitted) -> Metrics:
 
 
 def ticket_metrics(ticket: Ticket) -> Metrics:
-    """What a result file says about a ticket."""
+    """Collect a ticket's metrics for result.json."""
     return {
         "arch": ticket.arch,
         "level": ticket.meta.level,

@@ -1,4 +1,4 @@
-"""Doing jobs one after the other, with all ranks that the environment names."""
+"""Do jobs one after the other, with all ranks of the environment."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,22 +28,22 @@ def walk(
     *,
     finish: Callable[[], None] | None = None,
 ) -> list[str] | None:
-    """Open all that trainings need, and do jobs one after the other.
+    """Open ranks, dataset and report, and do jobs one after the other.
 
     Args:
-        plan: of the run that the jobs are of.
-        jobs: what to do, inputs first.
-        known: these jobs and all that they need, by name.
-        directory: where results lie; taken for this process group as long as the walk lasts.
-        config_yaml: the resolved configuration, which is written down.
-        finish: called on rank 0 when all is done.
+        plan: the run that the jobs belong to.
+        jobs: the jobs to do, inputs first.
+        known: these jobs and all jobs that they need, by name.
+        directory: the run directory; locked until this function returns.
+        config_yaml: the resolved configuration, to write to the run directory.
+        finish: called on rank 0 after the last job.
 
     Returns:
-        None when all is done; else the names of the signals that asked some rank to stop, the same on all ranks: the
-        state is safe, and the same call continues from there.
+        None if all jobs are done; else the names of the signals that stopped the run, equal on all ranks: the state is
+        saved, and the same call continues.
 
     Raises:
-        UserError, DisagreementError: as the jobs do.
+        UserError, DisagreementError: as the jobs raise them.
     """
     setting = plan.setting
     engine = setting.engine
@@ -82,5 +82,5 @@ def walk(
 
 
 def _code(text: str) -> str:
-    """As a block of code in markdown."""
+    """Format text as a code block in markdown."""
     return f"```\n{text}\n```"

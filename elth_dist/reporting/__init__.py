@@ -1,1 +1,1 @@
-"""What a run shows: console, TensorBoard, metrics.jsonl, tables."""
+"""The output of a run: console, TensorBoard, metrics.jsonl, tables."""

@@ -1,4 +1,4 @@
-"""What a run says while it works: a progress bar on a terminal, plain lines in a log."""
+"""The console output of a run: a progress bar on a terminal, plain lines in a log."""
 
 import os
 import time
@@ -12,29 +12,29 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 from rich.text import Text
 
-#: Least time between two plain progress lines of a job; evaluations are always shown.
+#: Minimum time between two plain progress lines of a job, in seconds; evaluations are always shown.
 LINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Extent:
-    """The part of a training that a job walks through, in optimizer steps; `total` 0: it trains nothing."""
+    """The optimizer steps that a job trains, as a part of a whole training; `total` 0: it trains nothing."""
 
     start: int
     total: int
     steps_per_epoch: int
 
     def epoch(self, step: int) -> float:
-        """`step` in epochs."""
+        """Convert `step` to epochs."""
         return step / self.steps_per_epoch if self.steps_per_epoch else 0.0
 
     def position(self, step: int) -> str:
-        """Where `step` is, in epochs, for people."""
+        """Format `step` in epochs, for people."""
         return f"epoch {self.epoch(step):.2f}/{self.epoch(self.total):.4g}"
 
 
 class Console(Protocol):
-    """One job at a time; `say` and `warn` at any time. Text may hold any characters."""
+    """Shows one job at a time; `say` and `warn` work at any time. Text may contain any characters."""
 
     def start(self, job: str, title: str, extent: Extent) -> None: ...
 
@@ -48,19 +48,19 @@ class Console(Protocol):
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether `stream` is a screen that can move its cursor."""
+    """Tell whether `stream` is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def open_console(stream: TextIO, interactive: bool | None = None) -> Console:
-    """A console on `stream`; `interactive` None: whatever `stream` is."""
+    """Open a console on `stream`; `interactive` None: a bar if `stream` is a terminal, else plain lines."""
     if is_terminal(stream) if interactive is None else interactive:
         return TerminalConsole(stream)
     return PlainConsole(stream)
 
 
 def write_plain(stream: TextIO, text: str) -> None:
-    """Write lines without control characters, in whatever encoding `stream` has."""
+    """Write lines without control characters, in the encoding of `stream`."""
     clean = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(clean.encode(encoding, "backslashreplace").decode(encoding) + "\n")
@@ -79,12 +79,12 @@ _SHOWN: dict[str, Callable[[float], str]] = {
 
 
 def describe(values: Mapping[str, float]) -> list[str]:
-    """The scalars that people follow, as short texts in a settled order; accuracies in percent."""
+    """Format the scalars that people follow as short texts in a fixed order; accuracies in percent."""
     return [text(values[name]) for name, text in _SHOWN.items() if name in values]
 
 
 class PlainConsole:
-    """Compact lines with the time of day, for the files of torchrun and SLURM."""
+    """Compact lines with the time of day, for the log files of torchrun and SLURM."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -125,7 +125,7 @@ class PlainConsole:
 
 
 class TerminalConsole:
-    """One bar a job, with the latest of each figure; said lines go above it."""
+    """One progress bar per job with the latest scalars; messages go above it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = rich.console.Console(file=stream, force_terminal=True, highlight=False)

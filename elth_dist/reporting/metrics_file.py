@@ -1,4 +1,4 @@
-"""metrics.jsonl: every scalar of a run as one JSON object a line, in the order in which they came about."""
+"""metrics.jsonl: every scalar of a run, one JSON object per line, in the order of reporting."""
 
 import json
 import math
@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, Self
 from elth_dist.errors import UserError
 from elth_dist.runtime.files import write_atomically
 
-#: What every row has; all other keys are scalars.
+#: The keys that every row has; all others are scalars.
 KEYS = ("job", "step", "epoch")
 
-# JSON has no such numbers. These names are protobuf's, and float() of most languages reads them.
+# JSON has no non-finite numbers. These names are protobuf's; most languages parse them as floats.
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -33,13 +33,13 @@ class MetricsFile:
         self._file: BinaryIO | None = None
 
     def restart(self, job: str, keep_rows: int) -> list[dict[str, Any]]:
-        """Open the file to append to `job`, of which only the first `keep_rows` rows stay; return those.
+        """Open the file to append to `job`, keep only its first `keep_rows` rows, and return those.
 
-        What must go (rows that came after a checkpoint, a last line torn by a kill) goes in one atomic replacement of
-        the file; the bytes of all other rows stay as they are.
+        Other rows of the job (reported after a checkpoint) and a last line torn by a kill are removed in one atomic
+        replacement of the file; the bytes of all other rows stay.
 
         Raises:
-            UserError: a line other than the last is no row.
+            UserError: a line other than the last is not a row.
         """
         assert keep_rows >= 0, keep_rows
         self.close()
@@ -61,8 +61,8 @@ class MetricsFile:
         return of_job
 
     def append(self, row: Mapping[str, str | int | float]) -> None:
-        """Add a row and hand it to the operating system: it outlives a kill of this process from here on."""
-        assert self._file is not None, "restart() comes first"
+        """Append a row and flush it to the operating system: it then survives a kill of this process."""
+        assert self._file is not None, "call restart() first"
         scalars = {name: _number(row[name]) for name in sorted(row.keys() - set(KEYS))}
         whole = {"job": row["job"], "step": row["step"], "epoch": _number(row["epoch"]), **scalars}
         self._file.write(json.dumps(whole, allow_nan=False).encode() + b"\n")
@@ -70,16 +70,16 @@ class MetricsFile:
         self._rows[str(row["job"])] += 1
 
     def rows(self, job: str) -> int:
-        """How many rows `job` has, as of the last `restart` and since."""
+        """Count the rows of `job`."""
         return self._rows[job]
 
     def sync(self) -> None:
-        """Make every row outlive a crash of the machine too."""
+        """Flush every row to disk: it then survives a crash of the machine."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Give back the file; `restart` opens it again."""
+        """Close the file; `restart` opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -94,10 +94,10 @@ class MetricsFile:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Every row of a metrics.jsonl, also while it is being written; non-finite numbers are floats again.
+    """Read every row of a metrics.jsonl, also while it is written; non-finite numbers become floats again.
 
     Raises:
-        UserError: there is no such file, or a line other than the last is no row.
+        UserError: there is no such file, or a line other than the last is not a row.
     """
     try:
         return [row for _, row in _read(path)[0]]
@@ -106,7 +106,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
-    """Each whole line with its row, and the size of the file in bytes. A torn last line is left out."""
+    """Read each whole line with its row, and the size of the file in bytes, without a torn last line."""
     data = path.read_bytes()
     lines = data.splitlines(keepends=True)
     rows = []
@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
         if row is not None:
             rows.append((line, row))
         elif number != len(lines):
-            raise UserError(f"{path}: line {number} is no row of metrics; mend or remove that line")
+            raise UserError(f"{path}: line {number} is not a row of metrics; correct or remove the line")
     return rows, len(data)
 
 

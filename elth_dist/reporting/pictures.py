@@ -1,4 +1,4 @@
-"""What TensorBoard draws of a ticket: where weights are kept, and how large those are."""
+"""Pictures of a ticket for TensorBoard: where weights are kept, and their magnitudes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LONGEST = 128  # pixels; more would bloat the event files of a 50-layer network
-_SHORTEST = 64  # pixels of the longer side
+_LONGEST = 128  # largest side in pixels; more would bloat the event files of a 50-layer network
+_SHORTEST = 64  # least length of the longer side, in pixels
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Histogram:
 
 
 def kept_magnitudes(weight: Tensor, mask: Tensor, bins: int = 64) -> Histogram | None:
-    """Histogram of |w| over the kept, finite entries of `weight`; None where there are none.
+    """Compute the histogram of |w| over the kept, finite entries of `weight`; None if there are none.
 
     Args:
         weight: of any floating type, on any device.
         mask: bool, of the same shape; True: kept.
     """
-    # numpy, not torch.histc: that one has no deterministic form on CUDA
+    # numpy, because torch.histc has no deterministic form on CUDA
     kept = weight.detach()[mask.to(weight.device)].abs().float().cpu().numpy()
     kept = kept[np.isfinite(kept)]
     if kept.size == 0:
@@ -53,11 +53,11 @@ def kept_magnitudes(weight: Tensor, mask: Tensor, bins: int = 64) -> Histogram |
 
 
 def mask_picture(mask: Tensor) -> npt.NDArray[np.uint8]:
-    """A heat picture [height, width, 3] of the kept fraction: output channels down, input channels across.
+    """Draw the kept fraction as a heat map [height, width, 3]: output channels down, input channels across.
 
-    A convolution's kernel counts as one point. Large layers are averaged over squares until no side exceeds 128
-    pixels, small ones are magnified. The colour goes with the square root of the fraction, from 0 (dark) to 1 (bright)
-    in every picture, so that one kept weight in a hundred is seen and pictures of all levels compare.
+    The kernel of a convolution is one point. Large layers are averaged over squares until no side exceeds 128 pixels,
+    small layers are magnified. The colour follows the square root of the fraction, from 0 (dark) to 1 (bright) in every
+    picture, so that one kept weight in a hundred is visible and pictures of all levels compare.
     """
     fraction = mask.float().flatten(2).mean(dim=2) if mask.dim() > 2 else mask.float().view(mask.shape[0], -1)
     rows, columns = fraction.shape

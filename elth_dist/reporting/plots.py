@@ -1,4 +1,4 @@
-"""The figure that a run ends with: accuracy against density."""
+"""The closing figure of a run: accuracy against density."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _MARKERS = "osD^vP*X<>"
 def plot_top1(rows: Sequence[ResultRow], path: Path, *, title: str = "") -> None:
     """Write a PNG of top-1 accuracy over density (log scale, from dense on the left to sparse on the right).
 
-    The levels of each architecture are a line; everything else (transfers, controls) is a larger marker whose colour
-    tells what it is. A marker's shape tells the architecture. Rows without an accuracy or at density 0 cannot be drawn
-    and are left out. Equal rows give equal bytes.
+    The levels of each architecture form a line; transfers and controls are larger markers, coloured by what they are.
+    The shape of a marker tells the architecture. Rows without an accuracy or at density 0 cannot be drawn and are left
+    out. Equal rows give equal bytes.
     """
     drawn = [row for row in rows if row.top1 is not None and math.isfinite(row.top1) and row.density > 0]
     shapes = {arch: _MARKERS[i % len(_MARKERS)] for i, arch in enumerate(dict.fromkeys(row.arch for row in drawn))}

@@ -1,4 +1,4 @@
-"""The one voice of a run: console, TensorBoard and metrics.jsonl, on rank 0 only."""
+"""Report a run to console, TensorBoard and metrics.jsonl, on rank 0 only."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,10 +26,11 @@ class _Job:
 
 
 class Reporter:
-    """Reports one job after the other. Where it is not `enabled` (ranks other than 0), every call does nothing.
+    """Reports one job after the other. If not `enabled` (on ranks other than 0), every call does nothing.
 
-    Scalars are named by their kind: ``train/``, ``val/``, ``density/``, ``overlap/``, and ``time/`` and ``memory/``,
-    which alone may differ between two equal runs. Accuracies, densities and overlaps are fractions in [0, 1].
+    The prefix of a scalar's name is its kind: ``train/``, ``val/``, ``density/``, ``overlap/``, ``time/`` and
+    ``memory/``; only the last two may differ between equal runs. Accuracies, densities and overlaps are fractions in
+    [0, 1].
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class Reporter:
         """
         Args:
             metrics_path: the run's metrics.jsonl.
-            tensorboard_folder: where a job's event files lie, by the job's name.
+            tensorboard_folder: returns the folder of a job's event files, given the job's name.
             enabled: whether this is rank 0.
-            interactive: a progress bar (True) or plain lines (False); None: a bar where `stream` is a terminal.
-            stream: where to speak; None: standard output.
+            interactive: a progress bar (True) or plain lines (False); None: a bar if `stream` is a terminal.
+            stream: where to write; None: standard output.
             texts: markdown by tag for TensorBoard's TEXT tab, at the start of each job (config, environment).
         """
         self._texts = dict(texts or {})
@@ -63,26 +64,26 @@ class Reporter:
     ) -> None:
         """Begin a job, or continue one from a checkpoint.
 
-        What an interrupted attempt reported after that checkpoint is dropped from metrics.jsonl and hidden in
-        TensorBoard, so that the job's record becomes that of an uninterrupted one.
+        What an interrupted attempt reported after the checkpoint is dropped from metrics.jsonl and hidden in
+        TensorBoard, so that the job's record equals an uninterrupted one.
 
         Args:
-            title: what people are told that the job does.
-            start_step: the step that it continues at.
-            total_steps: the step that it ends at; 0 for a job that trains nothing.
-            steps_per_epoch: any number where `total_steps` is 0.
-            keep_rows: `rows()` as it was at that checkpoint; 0: a fresh start.
+            title: what the job does, for people.
+            start_step: the step at which the job continues.
+            total_steps: the step at which it ends; 0 for a job that trains nothing.
+            steps_per_epoch: ignored if `total_steps` is 0.
+            keep_rows: `rows()` at the checkpoint; 0: a fresh start.
         """
         if not self.enabled:
             return
         assert self._job is None, f"{self._job.name} is not finished" if self._job else ""
         extent = Extent(start_step, total_steps, steps_per_epoch)
         kept = self._metrics.restart(job, keep_rows)
-        # TensorBoard hides what was written before for this step or a later one ...
+        # TensorBoard hides what was written earlier for this step or a later one ...
         folder = str(self._tensorboard_folder(job))
         writer = SummaryWriter(folder, purge_step=start_step, max_queue=100, flush_secs=30)
         self._job = _Job(job, extent, writer, start_step)
-        # ... of which the kept rows are part where the checkpoint was taken after they were written
+        # ... including kept rows, if they were written before the checkpoint of the same step
         for row in kept:
             if row["step"] >= start_step:
                 self._add_scalars(row["step"], {name: value for name, value in row.items() if name not in KEYS})
@@ -93,7 +94,7 @@ class Reporter:
             self.warn(f"{self._metrics.path}: {keep_rows - len(kept)} rows of {job} are missing")
 
     def scalars(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """One row of metrics.jsonl, and a point of each scalar in TensorBoard, at optimizer step `step`."""
+        """Write a row to metrics.jsonl and a point per scalar to TensorBoard, at optimizer step `step`."""
         if not self.enabled:
             return
         job = self._open_job()
@@ -101,14 +102,14 @@ class Reporter:
         self._add_scalars(step, values)
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
-        """Show where the job is: moves the bar, or writes a line every few seconds and for each ``val/`` figure."""
+        """Show the job's progress: move the bar, or write a line every few seconds and for each ``val/`` scalar."""
         if not self.enabled:
             return
         self._open_job()
         self._console.progress(step, values)
 
     def rows(self) -> int:
-        """How many rows the current job has, for its checkpoint; all that was reported so far is then on disk."""
+        """Flush all that was reported to disk, and count the current job's rows, for its checkpoint."""
         if not self.enabled:
             return 0
         job = self._open_job()
@@ -117,12 +118,12 @@ class Reporter:
         return self._metrics.rows(job.name)
 
     def say(self, text: str) -> None:
-        """Tell people something. Inside or outside of a job."""
+        """Print a message, inside or outside of a job."""
         if self.enabled:
             self._console.say(text)
 
     def warn(self, text: str) -> None:
-        """Tell people that something is not as it should be. Inside or outside of a job."""
+        """Print a warning, inside or outside of a job."""
         if self.enabled:
             self._console.warn(text)
 
@@ -134,13 +135,13 @@ class Reporter:
         previous: Masks | None,
         further: Mapping[str, float] | None = None,
     ) -> None:
-        """Record what a ticket looks like: densities, magnitudes of kept weights, pictures of the masks.
+        """Report a ticket: densities, magnitudes of kept weights, pictures of the masks.
 
         Args:
             step: the job's last optimizer step.
-            masks: of the ticket.
-            weights: at least the weights that `masks` names, of the same shapes, whole.
-            previous: the masks of the level before, for their overlap (Jaccard index); None: there is none.
+            masks: the ticket's masks.
+            weights: whole weights; at least those named in `masks`, of the same shapes.
+            previous: the masks of the previous level, for the overlap (Jaccard index); None: no previous level.
             further: scalars for the same row.
         """
         if not self.enabled:
@@ -170,11 +171,11 @@ class Reporter:
                 )
 
     def hparams(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """The job's line in TensorBoard's HPARAMS tab: its options and what came of them. Once, at the job's end.
+        """Write the job's row in TensorBoard's HPARAMS tab: options and final metrics. Once, at the job's end.
 
         Args:
-            values: options, also nested: ``{"train": {"lr": 0.1}}`` becomes ``train.lr``.
-            metrics: final figures; shown, and drawn as scalars, as ``result/<name>``.
+            values: options, possibly nested: ``{"train": {"lr": 0.1}}`` becomes ``train.lr``.
+            metrics: final metrics, shown and drawn as scalars under ``result/<name>``.
         """
         if not self.enabled:
             return
@@ -186,14 +187,14 @@ class Reporter:
         self._add_scalars(job.last_step, results)
 
     def finish_job(self) -> None:
-        """End the current job: everything it reported is on disk."""
+        """End the current job, with everything that it reported on disk."""
         if not self.enabled:
             return
         self._open_job()
         self._end_job()
 
     def close(self) -> None:
-        """End the report, in the middle of a job too: keeps what there is, and gives back files and the terminal."""
+        """End the report, also in the middle of a job: keep what was reported, release files and the terminal."""
         if self._job is not None:
             self._end_job()
 
@@ -206,7 +207,7 @@ class Reporter:
         self.close()
 
     def _open_job(self) -> _Job:
-        assert self._job is not None, "start_job() comes first"
+        assert self._job is not None, "call start_job() first"
         return self._job
 
     def _add_scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -224,7 +225,7 @@ class Reporter:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float | str]]:
-    """Options as TensorBoard can show them: numbers and texts under dotted names."""
+    """Flatten options for TensorBoard: numbers and texts under dotted names."""
     for name, value in values.items():
         match value:
             case Mapping():

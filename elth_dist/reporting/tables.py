@@ -1,4 +1,4 @@
-"""The table that a run ends with: rich on a terminal, plain text in a log, markdown in the report."""
+"""The closing table of a run: rich on a terminal, plain text in a log, markdown in the report."""
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -18,11 +18,11 @@ class ResultRow:
     """One trained network.
 
     Args:
-        what: what it is, for people: "IMP", "resnet26 interpolated", "random masks", ...
+        what: how the network was made, for people: "IMP", "resnet26 interpolated", "random masks", ...
         arch: its architecture.
-        level: how often IMP pruned it; None for what is no level of an IMP run.
+        level: its IMP level; None if it is not a level of an IMP run.
         density: kept fraction of the prunable weights, in [0, 1].
-        top1, top5: validation accuracies in [0, 1]; None where there is none yet.
+        top1, top5: validation accuracies in [0, 1]; None if there is none yet.
         extra: further columns by heading, formatted; they come last, in the order of their first appearance.
     """
 
@@ -40,7 +40,7 @@ _COLUMNS = (*_TEXT_COLUMNS, "level", "density", "sparsity %", "top-1 %", "top-5 
 
 
 def cells(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]]]:
-    """Headings and formatted cells. Sparsity (1 - density) and accuracies are in percent, as the papers print them."""
+    """Return headings and formatted cells; sparsity (1 - density) and accuracies in percent, as the papers do."""
     extra = list(dict.fromkeys(heading for row in rows for heading in row.extra))
     body = [
         [
@@ -59,7 +59,7 @@ def cells(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]]]:
 
 
 def render_markdown(rows: Sequence[ResultRow]) -> str:
-    """The table in markdown, one line each, ending with a newline."""
+    """Render the table in markdown, one line per row, ending with a newline."""
     headings, body = cells(rows)
     rule = [":---" if heading in _TEXT_COLUMNS else "---:" for heading in headings]
     lines = [headings, rule, *body]
@@ -67,12 +67,12 @@ def render_markdown(rows: Sequence[ResultRow]) -> str:
 
 
 def render_text(rows: Sequence[ResultRow]) -> str:
-    """The table in plain characters with aligned columns, ending with a newline."""
+    """Render the table in plain characters with aligned columns, ending with a newline."""
     return aligned(*cells(rows), left=_TEXT_COLUMNS)
 
 
 def aligned(headings: Sequence[str], body: Sequence[Sequence[str]], *, left: Collection[str]) -> str:
-    """Any table in plain characters, one line each: the columns headed by one of `left` to the left, others right."""
+    """Align any table in plain characters, one line per row: columns named in `left` to the left, others right."""
     widths = [max(map(len, column)) for column in zip(headings, *body, strict=True)]
     lines = [headings, ["-" * width for width in widths], *body]
     return "".join("  ".join(_align(headings, line, widths, left)).rstrip() + "\n" for line in lines)
@@ -81,7 +81,7 @@ def aligned(headings: Sequence[str], body: Sequence[Sequence[str]], *, left: Col
 def print_table(
     rows: Sequence[ResultRow], *, title: str = "", stream: TextIO | None = None, interactive: bool | None = None
 ) -> None:
-    """Show the table on `stream` (None: standard output); `interactive` None: rich where that is a terminal."""
+    """Print the table to `stream` (None: standard output); `interactive` None: rich if `stream` is a terminal."""
     stream = sys.stdout if stream is None else stream
     if not (is_terminal(stream) if interactive is None else interactive):
         write_plain(stream, (f"{title}\n" if title else "") + render_text(rows).rstrip("\n"))

@@ -1,8 +1,8 @@
-"""Checkpoints that are either there whole, proven by digests, or not there at all.
+"""Atomic checkpoints, verified by SHA-256.
 
 A save writes ``step-N.tmp/``, makes its files durable, adds a manifest with their SHA-256 and renames the folder: the
-rename is the commit. Then LATEST, for people and tools, is swapped and older checkpoints are removed. No committed
-checkpoint is ever written to again: a second one of the same step is ``step-N-2``.
+rename is the commit. LATEST, for people and tools, is then updated, and older checkpoints are removed. A committed
+checkpoint is never written to again: a second one of the same step is named ``step-N-2``.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _VERSION = 1
 
 
 class _Age(NamedTuple):
-    """What orders committed checkpoints in time."""
+    """Order committed checkpoints in time."""
 
     step: int
     attempt: int
@@ -38,11 +38,11 @@ class Checkpoints:
     """The checkpoints of one training, in a folder that all ranks see."""
 
     def __init__(self, folder: Path, ranks: Ranks, keep: int = 2) -> None:
-        """Nothing is touched yet.
+        """Set the folder; writes nothing yet.
 
         Args:
-            folder: of these checkpoints alone; made by the first save.
-            keep: how many of the newest ones stay.
+            folder: holds only these checkpoints; made by the first save.
+            keep: how many of the newest checkpoints to keep.
         """
         assert keep >= 1, keep
         self._folder = folder
@@ -50,18 +50,18 @@ class Checkpoints:
         self._keep = keep
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Commit a checkpoint of `step`. Collective; all ranks leave it alike.
+        """Commit a checkpoint of `step`. Collective; it succeeds or fails on all ranks.
 
         Args:
-            write: called on every rank with a folder that is the same for all; writes this rank's files into it
-                (names must differ between ranks, so they contain the rank or are written by one rank only).
+            write: called on every rank with the same folder; writes this rank's files into it (file names must differ
+                between ranks: they contain the rank, or one rank writes them).
 
         Returns:
-            The committed folder; `write`'s files lie in it.
+            The committed folder with the files that `write` wrote.
 
         Raises:
-            UserError: on every rank, when any could not write (disk full, no permission). Earlier checkpoints are as
-                they were.
+            UserError: on every rank, when any rank could not write (disk full, no permission). Earlier checkpoints are
+                unchanged.
         """
         ranks = self._ranks
         name: str | None = None
@@ -86,12 +86,12 @@ class Checkpoints:
         return final
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose every file verifies, the same on every rank; None when there is none. Collective.
+        """Return the newest checkpoint whose files all verify, the same on every rank; None if none does. Collective.
 
-        Each rank reads a share of the files. A checkpoint that does not verify is passed over with a warning.
+        Each rank reads a share of the files. A checkpoint that does not verify is skipped with a warning.
 
         Raises:
-            UserError: it was made by another number of ranks, or some rank does not see the folder.
+            UserError: another number of ranks made it, or some rank does not see the folder.
         """
         ranks = self._ranks
         names: list[str] = ranks.broadcast_json(
@@ -117,27 +117,27 @@ class Checkpoints:
             if made_by != ranks.world_size:
                 raise UserError(
                     f"{folder}: made by {made_by} ranks, this run has {ranks.world_size}: "
-                    f"continue with {made_by} processes, or remove that folder's parent to train anew"
+                    f"continue with {made_by} processes, or remove that folder's parent to train from the start"
                 )
             return folder
         return None
 
     def clear(self) -> None:
-        """Remove them all: the work they belong to is done. Collective."""
+        """Remove all checkpoints, once the training they belong to is done. Collective."""
         if self._ranks.is_main:
             (self._folder / _LATEST).unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
         self._ranks.barrier()
 
     def _committed(self) -> list[Path]:
-        """Committed folders, the oldest first."""
+        """List committed folders, oldest first."""
         if not self._folder.is_dir():
             return []
-        found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(found, key=_age)
+        folders = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(folders, key=_age)
 
     def _make_room(self, step: int) -> str:
-        """Remove what interrupted saves left; the name of a new checkpoint, for which an empty folder is made."""
+        """Remove what interrupted saves left, make an empty folder for a new checkpoint and return its name."""
         make_folder(self._folder)
         for leftover in self._folder.glob("*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -147,9 +147,9 @@ class Checkpoints:
         return name
 
     def _seal(self, step: int, folder: Path) -> dict[str, str]:
-        """Make what was written durable; every file's SHA-256, computed by a rank that sees it.
+        """Make the written files durable and return the SHA-256 of each, computed by a rank that sees it.
 
-        Ranks list the folder each for itself: on a network file system one may see another's new files late.
+        Each rank lists the folder itself: a network file system may show a rank another rank's new files late.
         """
         ranks = self._ranks
         seen: list[str] = []
@@ -177,7 +177,10 @@ class Checkpoints:
         write_atomically(self._folder / _LATEST, f"{final.name}\n".encode())
 
     def _prune(self, final: Path) -> None:
-        """Keep the newest ones up to `final`. Whatever claims to be newer did not verify, or time was turned back."""
+        """Remove all checkpoints but `final` and the newest before it.
+
+        Checkpoints of a later step go too: they did not verify, or training went back to an earlier checkpoint.
+        """
         committed = self._committed()
         place = committed.index(final)
         for old in committed[: max(0, place + 1 - self._keep)] + committed[place + 1 :]:
@@ -187,7 +190,7 @@ class Checkpoints:
                 _LOG.warning("%s: an old checkpoint could not be removed: %s", old, reason(error))
 
     def _first_bad(self, folder: Path, files: dict[str, str]) -> str | None:
-        """What is wrong with a checkpoint, if anything; each rank looks at every world_size-th file."""
+        """Say what is wrong with a checkpoint, or None; each rank checks every world_size-th file."""
         bad: str | None = None
         for name in sorted(files)[self._ranks.rank :: self._ranks.world_size]:
             try:
@@ -202,7 +205,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
-        """A block in which what the operating system refuses is the user's to mend."""
+        """Turn an OSError in the block into a UserError."""
         try:
             yield
         except OSError as error:
@@ -227,11 +230,11 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, if it is one of ours and whole."""
+    """Read the manifest; None if it is missing, damaged or of another version."""
     try:
-        found = json.loads((folder / _MANIFEST).read_bytes())
-        digest = found.pop("sha256")
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        digest = manifest.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
-    whole = digest == _digest(found) and (found["version"], found["step"]) == (_VERSION, _age(folder).step)
-    return found if whole else None
+    whole = digest == _digest(manifest) and (manifest["version"], manifest["step"]) == (_VERSION, _age(folder).step)
+    return manifest if whole else None

@@ -16,12 +16,12 @@ import elth_dist
 from elth_dist import plugins
 from elth_dist.runtime.ranks import Ranks
 
-#: The file in a copy of this package that names the commit it was taken from.
+#: Names, in a copy of this package, the commit that it was copied from.
 REVISION_FILE = "revision.json"
 
 
 def environment(ranks: Ranks) -> dict[str, Any]:
-    """What a run depends on besides its configuration, as JSON values. Collective, the same on every rank."""
+    """Record what a run depends on apart from its configuration, as JSON values. Collective; equal on every rank."""
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
     places = ranks.gather_json({"host": socket.gethostname(), "device": device})
     return {
@@ -53,7 +53,7 @@ def _installed(package: str) -> str | None:
 
 
 def git_revision() -> dict[str, Any] | None:
-    """The commit this package is run from (or was copied from), and whether files differ from it; None if unknown."""
+    """Return the commit of this package (or of its copy) and whether files differ from it; None if unknown."""
     checkout = Path(elth_dist.__file__).resolve().parents[1]
     with contextlib.suppress(OSError, ValueError):
         copied: dict[str, Any] | None = json.loads((checkout / REVISION_FILE).read_bytes())

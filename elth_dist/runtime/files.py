@@ -1,4 +1,4 @@
-"""Files that outlive a crash of the process and of the machine."""
+"""Files that survive a crash of the process and of the machine."""
 
 import contextlib
 import errno
@@ -18,10 +18,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`: whoever looks, now or after a crash, finds the old content or the new one, whole.
+    """Replace the content of `path` by `data`: a reader, also after a crash, sees all of the old or all of the new.
 
     Raises:
-        OSError: it could not be written; `path` is as before.
+        OSError: it could not be written; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -38,7 +38,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    """Flush a file's content, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,7 +47,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents durably; one that exists is fine."""
+    """Create a folder and its parents durably, unless it exists."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
@@ -56,14 +56,14 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def held(lock: Path, whose: str) -> Iterator[None]:
-    """Hold a lock file, which the system takes back however this process ends. Its folder must be there.
+    """Hold a lock on a file while the block runs; the system releases it however the process ends.
 
     Args:
-        lock: made if missing, and left behind.
-        whose: what is in use where somebody else holds it, for people.
+        lock: the file, made if missing and left behind; its folder must exist.
+        whose: what the lock protects, for messages.
 
     Raises:
-        UserError: "`whose` is in use by ...; wait for it".
+        UserError: another process holds the lock: "`whose` is in use by ...; wait for it".
     """
     with lock.open("a+") as file:
         try:
@@ -83,9 +83,9 @@ def held(lock: Path, whose: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` when the block ends: that appears whole or not at all.
+    """Yield a folder to fill, renamed to `path` when the block ends: `path` appears whole or not at all.
 
-    Where another process was faster, its folder stays. The parent must be there.
+    If another process has made `path` meanwhile, that folder stays. The parent must exist.
     """
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -101,11 +101,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
+    """Return the hex SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def reason(error: OSError) -> str:
-    """What went wrong, without number and path: "No space left on device"."""
+    """Describe an OSError without number and path: "No space left on device"."""
     return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""The folder of a job: names the files in it, and says whether the job is finished."""
+"""The folder of a job: its file names, and whether the job is finished."""
 
 import json
 import logging
@@ -19,8 +19,8 @@ class Result:
     """What a finished job leaves in result.json."""
 
     identity: str  # hash of what determines the result
-    part: dict[str, Any]  # the options that do
-    inputs: dict[str, str]  # role -> identity of the job that played it
+    part: dict[str, Any]  # the options that determine it
+    inputs: dict[str, str]  # role -> identity of the job in that role
     metrics: dict[str, Any]
     files: dict[str, str]  # name in the job's folder -> SHA-256
 
@@ -48,7 +48,7 @@ class JobFolder:
 
     @property
     def result(self) -> Path:
-        """What became of it; written last, so that its presence says that the job is finished."""
+        """The job's result, written last: the job is finished if this file exists."""
         return self.path / "result.json"
 
     @property
@@ -59,10 +59,10 @@ class JobFolder:
     def commit(
         self, identity: str, part: Mapping[str, Any], inputs: Mapping[str, str], metrics: Mapping[str, Any]
     ) -> None:
-        """Declare the job finished: its files are made durable and hashed, then result.json appears whole. Rank 0.
+        """Finish the job: make its files durable, hash them, then write result.json atomically. Rank 0.
 
         Raises:
-            UserError: it cannot be written; the job then is not finished.
+            UserError: result.json cannot be written; the job is then unfinished.
         """
         try:
             make_folder(self.path)
@@ -78,9 +78,9 @@ class JobFolder:
             raise UserError(f"{self.result}: cannot be written: {reason(error)}") from error
 
     def finished(self, identity: str) -> bool:
-        """Whether the job has been done with this identity and every file it made is as it was; all are read. Rank 0.
+        """Tell whether the job finished under this identity and all its files match their SHA-256. Rank 0.
 
-        A damaged file is named in a warning; the job is then not finished and will be done again.
+        A damaged file is named in a warning; the job then counts as unfinished and is done again.
         """
         result = self.result_if_whole()
         if result is None or result.identity != identity:
@@ -97,7 +97,7 @@ class JobFolder:
         return True
 
     def read(self) -> Result:
-        """The result.
+        """Read the result.
 
         Raises:
             UserError: there is none, or its file is damaged.
@@ -112,7 +112,7 @@ class JobFolder:
     def _read(self) -> Result:
         written = json.loads(self.result.read_bytes())
         if not isinstance(written, dict) or written.pop("version", None) != _VERSION:
-            raise ValueError("it is no result of this version")
+            raise ValueError("it is not a result of this version")
         result = Result(**written)
         if not isinstance(result.identity, str) or not all(
             isinstance(entry, dict) for entry in (result.part, result.inputs, result.metrics, result.files)
@@ -121,7 +121,7 @@ class JobFolder:
         return result
 
     def result_if_whole(self) -> Result | None:
-        """The result; None if there is none, or, with a warning, if its file is damaged."""
+        """Read the result; None if there is none, or, with a warning, if its file is damaged."""
         try:
             return self._read()
         except FileNotFoundError:
@@ -131,7 +131,7 @@ class JobFolder:
             return None
 
     def _products(self) -> list[Path]:
-        """Every file but the result itself, checkpoints, and what an interrupted writer left."""
+        """List the files of the job, without result.json, checkpoints and leftovers of an interrupted write."""
         return [
             path
             for path in sorted(self.path.rglob("*"))

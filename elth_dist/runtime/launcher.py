@@ -1,4 +1,4 @@
-"""What the launcher says about this process. No torch here."""
+"""Read this process's rank from the launcher's environment variables. No torch here."""
 
 import os
 
@@ -6,16 +6,16 @@ from elth_dist.errors import UserError
 
 
 def launcher_ranks() -> tuple[int, int, int]:
-    """(rank, world size, local rank) as torchrun or the launcher set them; (0, 1, 0) for a process on its own.
+    """Return (rank, world size, local rank) from the environment; (0, 1, 0) for a process without a launcher.
 
     Raises:
-        UserError: they are set to what makes no sense.
+        UserError: the environment variables are invalid or contradict each other.
     """
     values = {}
     for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)):
         text = os.environ.get(name, str(alone))
         if not text.isdecimal():
-            raise UserError(f"environment variable {name}: {text!r} is no number; torchrun sets it")
+            raise UserError(f"environment variable {name}: {text!r} is not a number; torchrun sets it")
         values[name] = int(text)
     rank, world_size, local_rank = values.values()
     if rank >= world_size:

@@ -1,4 +1,4 @@
-"""The processes of a run and everything they say to each other. Every collective of the project is in this file."""
+"""The processes of a run and their communication. Every collective of the project is in this file."""
 
 import atexit
 import contextlib
@@ -19,10 +19,10 @@ from elth_dist.runtime.launcher import launcher_ranks
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of them.
+    """One process of the run and its collectives.
 
-    With ``world_size == 1`` nothing is ever sent. ``side`` is a gloo group for small CPU messages (signals, JSON) that
-    runs beside the main group, which is NCCL on GPUs and gloo on CPUs.
+    With ``world_size == 1`` nothing is ever sent. ``side`` is a second process group (gloo) for small CPU messages
+    (signals, JSON); the main group is NCCL on GPUs and gloo on CPUs.
     """
 
     rank: int = 0
@@ -38,7 +38,7 @@ class Ranks:
 
     @property
     def alone(self) -> bool:
-        """Whether there is only this process."""
+        """Whether this process is the only rank."""
         return self.world_size == 1
 
     def barrier(self) -> None:
@@ -47,7 +47,7 @@ class Ranks:
             dist.barrier(group=self.side)
 
     def require_group(self) -> None:
-        """See to it that torch has a process group, if only of this process: some libraries insist on one."""
+        """Make a process group of one rank if there is none: some libraries need one."""
         if self.alone and not dist.is_initialized():
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
@@ -66,7 +66,7 @@ class Ranks:
 
     @torch.no_grad()
     def average_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each floating tensor by its mean over ranks, with one all-reduce a device and dtype."""
+        """Replace each floating tensor by its mean over ranks, with one all-reduce per device and dtype."""
         if self.alone:
             return
         for group in _alike(tensors):
@@ -78,7 +78,7 @@ class Ranks:
 
     @torch.no_grad()
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor (of any dtype and strides) by rank 0's, with one broadcast a device and dtype."""
+        """Replace each tensor (of any dtype and strides) by rank 0's, with one broadcast per device and dtype."""
         if self.alone:
             return
         for group in _alike(tensors):
@@ -87,14 +87,14 @@ class Ranks:
             _write_back(flat, group)
 
     def broadcast_json(self, value: Any) -> Any:
-        """Rank 0's `value` (what JSON can hold) on every rank, as JSON gives it back (tuples are lists)."""
+        """Send rank 0's `value` to every rank as JSON and return it (tuples become lists)."""
         if self.alone:
             return json.loads(json.dumps(value))
         data = json.dumps(value).encode() if self.is_main else b""
         return json.loads(self._broadcast_bytes(data))
 
     def gather_json(self, value: Any) -> list[Any]:
-        """Every rank's `value` (what JSON can hold), in rank order, on every rank, as JSON gives it back."""
+        """Return every rank's `value` on every rank, in rank order, sent as JSON (tuples become lists)."""
         if self.alone:
             return [json.loads(json.dumps(value))]
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -108,7 +108,7 @@ class Ranks:
         return [json.loads(part[: int(size)].numpy().tobytes()) for part, size in zip(received, sizes, strict=True)]
 
     def start_max(self, tensor: Tensor) -> dist.Work | None:
-        """Begin to replace a small CPU tensor by its maximum over ranks; wait() on the result before reading it."""
+        """Start to replace a small CPU tensor by its maximum over ranks; wait() for the result before reading it."""
         if self.alone:
             return None
         return dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.side, async_op=True)
@@ -117,7 +117,7 @@ class Ranks:
         """Compare named 64-bit values with rank 0's.
 
         Raises:
-            DisagreementError: on every rank, naming the first entry that differs and all ranks where it does.
+            DisagreementError: on every rank; names the first entry that differs and all ranks on which it does.
         """
         if self.alone:
             return
@@ -133,10 +133,10 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """A block that all ranks leave alike: if any rank meets a UserError, every rank raises the first one.
+        """Share errors: if the block raises UserError on any rank, every rank raises the first rank's. Collective.
 
-        The block itself must hold no collective, or a rank that fails would leave the others waiting in it. Any other
-        exception passes through on its own rank alone; the others then learn from the connection that it is gone.
+        The block itself must not contain a collective, in which the others would wait for a rank that failed. Any other
+        exception propagates on its own rank only; the others notice the lost connection.
         """
         own: UserError | None = None
         try:
@@ -149,7 +149,7 @@ class Ranks:
             raise UserError(first) from own
 
     def _group_for(self, tensor: Tensor) -> dist.ProcessGroup | None:
-        """The group that can carry it: NCCL takes nothing from the CPU."""
+        """Choose the process group for a tensor: NCCL takes no CPU tensors."""
         return self.side if tensor.device.type == "cpu" else None
 
     def _broadcast_bytes(self, data: bytes) -> bytes:
@@ -163,7 +163,7 @@ class Ranks:
 
 
 def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Tensors in groups of equal device and dtype, in order of appearance, so that every rank forms the same groups."""
+    """Group tensors by device and dtype, in order of appearance: every rank forms the same groups."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
@@ -178,10 +178,10 @@ def _write_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
 
 @contextlib.contextmanager
 def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[Ranks]:
-    """Join the process group that the environment describes; leave it at the end.
+    """Join the process group that the environment describes and leave it when the block ends.
 
     Args:
-        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
         timeout_minutes: how long a collective may wait for a rank before the run stops.
 
     Raises:
@@ -190,11 +190,11 @@ def open_ranks(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[
     rank, world_size, local_rank = launcher_ranks()
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda and not torch.cuda.is_available():
-        raise UserError("engine.device: 'cuda' asked for, but torch sees no GPU (valid here: auto, cpu)")
+        raise UserError("engine.device: 'cuda' needs a GPU, but torch sees none (valid here: auto, cpu)")
     if use_cuda and local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"local rank {local_rank} has no GPU of its own: this host shows {torch.cuda.device_count()}; "
-            "start at most that many processes a node"
+            f"local rank {local_rank} has no GPU: this host has {torch.cuda.device_count()}; "
+            "start at most as many processes per node as it has GPUs"
         )
     target = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:

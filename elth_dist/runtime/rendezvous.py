@@ -1,6 +1,6 @@
-"""How ranks that share nothing but a folder find each other: the system gives rank 0 a port, a file tells the others.
+"""Rendezvous of ranks through a shared folder: rank 0 gets a free port from the system and writes it to a file.
 
-No port is ever computed from a job's number, so two jobs on one node cannot collide.
+No port is computed from a job's number, so that two jobs on one node cannot collide.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ from elth_dist.runtime.files import make_folder, write_atomically
 
 @contextlib.contextmanager
 def meet(place: Path, rank: int, world_size: int, *, one_host: bool, minutes: float = 5.0) -> Iterator[None]:
-    """While the block runs, MASTER_ADDR and MASTER_PORT lead every rank to rank 0.
+    """Set MASTER_ADDR and MASTER_PORT to rank 0's while the block runs.
 
     Args:
-        place: a file of this attempt alone, in a folder that all ranks see.
-        rank, world_size: of this process; nothing happens for a process on its own.
+        place: the file to meet at, used by this attempt only, in a folder that all ranks see.
+        rank, world_size: of this process; does nothing if `world_size` is 1.
         one_host: whether all ranks are on this machine.
         minutes: how long to wait for rank 0.
 
     Raises:
-        UserError: rank 0 did not appear, or its machine has no name that resolves.
+        UserError: rank 0 did not appear in time, or no name of its machine resolves.
     """
     if world_size == 1:
         yield
@@ -39,9 +39,11 @@ def meet(place: Path, rank: int, world_size: int, *, one_host: bool, minutes: fl
         store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
         make_folder(place.parent)
         write_atomically(place, json.dumps({"address": address, "port": store.port}).encode())
-    found = _wait_for(place, minutes)
-    # as torchrun's agent does: the store is there already, every rank is a client of it
-    os.environ.update(MASTER_ADDR=found["address"], MASTER_PORT=str(found["port"]), TORCHELASTIC_USE_AGENT_STORE="True")
+    server = _wait_for(place, minutes)
+    # as under torchrun's agent: the store exists already, and every rank is its client
+    os.environ.update(
+        MASTER_ADDR=server["address"], MASTER_PORT=str(server["port"]), TORCHELASTIC_USE_AGENT_STORE="True"
+    )
     try:
         yield
     finally:
@@ -53,7 +55,7 @@ def meet(place: Path, rank: int, world_size: int, *, one_host: bool, minutes: fl
 
 
 def _own_name() -> str:
-    """A name by which other machines find this one."""
+    """Return a name under which other machines reach this one."""
     names = [os.environ.get("SLURMD_NODENAME"), socket.gethostname(), socket.getfqdn()]
     for name in filter(None, names):
         with contextlib.suppress(OSError):
@@ -68,7 +70,7 @@ def _wait_for(place: Path, minutes: float) -> dict[str, str]:
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         with contextlib.suppress(FileNotFoundError):
-            found: dict[str, str] = json.loads(place.read_bytes())
-            return found
+            server: dict[str, str] = json.loads(place.read_bytes())
+            return server
         time.sleep(0.05)
     raise UserError(f"{place}: rank 0 has not written it in {minutes:g} minutes; do all nodes see that folder?")

@@ -1,4 +1,4 @@
-"""The folder of a run: names the files in it; each job's folder is a JobFolder.
+"""The folder of a run and the names of its files; each job's folder is a JobFolder.
 
 config.yaml         the resolved configuration
 environment.json    versions, plugins, git revision, hosts, devices, command line
@@ -29,31 +29,31 @@ _LOG = logging.getLogger(__name__)
 
 
 class PlannedJob(Protocol):
-    """A job of a run, as its directory knows it; jobs.graph.Job is one."""
+    """What a run directory needs to know of a job; jobs.graph.Job provides it."""
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
 
     @property
     def identity(self) -> str:
-        """Hash of what determines the result."""
+        """The hash of what determines the result."""
 
     @property
     def part(self) -> Mapping[str, Any]:
-        """The options that do, as they went into the hash."""
+        """The options that determine the result, as hashed."""
 
 
 class RunDirectory:
-    """Everything a run writes lies below `root`. It belongs to one run at a time, from prepare() to close()."""
+    """The folder `root`, below which a run writes everything. One run holds it at a time, from prepare() to close()."""
 
     def __init__(self, root: Path, jobs: Path | None = None, digits: Path | None = None) -> None:
-        """Nothing is touched yet.
+        """Set the folders; writes nothing yet.
 
         Args:
-            root: of this run alone.
-            jobs: where the jobs' folders lie; other runs may have theirs there too. None: in `root`.
-            digits: where the embedded digits are written, for this run and maybe others. None: in `root`.
+            root: the folder of this run only.
+            jobs: the folder that holds the jobs' folders; runs may share it. None: `root`.
+            digits: the folder for the embedded digits; runs may share it. None: in `root`.
         """
         self.root = root
         self._digits = root / "digits" if digits is None else digits
@@ -110,20 +110,21 @@ class RunDirectory:
         environment: Mapping[str, Any],
         jobs: Sequence[PlannedJob],
     ) -> None:
-        """Take the directory for this run alone and write down its configuration and environment. Collective.
+        """Lock the directory for this run and write its configuration and environment. Collective.
 
-        It is given back by close() and at the end of the process, however that comes. What an unfinished job left under
-        another configuration is removed, with a warning.
+        close() and the end of the process release the lock. Files that an unfinished job left under another
+        configuration are removed with a warning.
 
         Args:
             ranks: rank 0 writes and the others wait.
             config_yaml: the resolved configuration.
             environment: see runtime.environment.
-            jobs: what the run will do here, inputs first.
+            jobs: the jobs of the run, inputs first.
 
         Raises:
-            UserError: on every rank, with nothing written: another run uses the directory; a finished job would now
-                come out differently (names it and the first option that differs); or it cannot be written.
+            UserError: on every rank, with nothing written: another run uses the directory; the configuration changes
+                the result of a finished job (names the job and the first option that differs); or the directory
+                cannot be written.
         """
         with ranks.together():
             if ranks.is_main:
@@ -133,7 +134,7 @@ class RunDirectory:
                     raise UserError(f"run.dir: {self.root}: cannot be written: {reason(error)}") from error
 
     def close(self) -> None:
-        """Let other runs use the directory."""
+        """Release the directory for other runs."""
         self._held.close()
 
     def __enter__(self) -> Self:
@@ -169,18 +170,20 @@ class RunDirectory:
 
     @property
     def _started(self) -> Path:
-        """Job -> identity and options under which it was last started."""
+        """The file that maps each job to the identity and options of its last start."""
         return self.root / "jobs.json"
 
     def _restart_changed(self, config_yaml: str, jobs: Sequence[PlannedJob]) -> None:
-        """Remove what unfinished jobs left under other options: their checkpoints lead to another result."""
+        """Remove what unfinished jobs wrote under other options: their checkpoints lead to another result."""
         before = self._read_started()
         for job in jobs:
             folder, old = self.job(job.name), before.get(job.name)
             stale = old["identity"] != job.identity if old else not folder.result.exists()
             if stale and folder.path.exists():
                 what = self._first_difference(config_yaml, old["part"] if old else {}, job.part)
-                _LOG.warning("%s: starting over, its unfinished work is of another configuration: %s", job.name, what)
+                _LOG.warning(
+                    "%s: starting over, because its unfinished work has another configuration: %s", job.name, what
+                )
                 shutil.rmtree(folder.path)
         now = {job.name: {"identity": job.identity, "part": dict(job.part)} for job in jobs}
         write_atomically(self._started, (json.dumps({**before, **now}, indent=1) + "\n").encode())
@@ -193,24 +196,24 @@ class RunDirectory:
             return {}
 
     def _first_difference(self, config_yaml: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-        """The first option whose value differs, with both values, in the words of the configuration."""
+        """Describe the first option that differs, with both values, as written in a configuration."""
         old_options, new_options = dict(_flat(old)), dict(_flat(new))
         for option in {**new_options, **old_options}:
             if old_options.get(option) != new_options.get(option):
                 break
         else:
-            return "one of its inputs, or the version of elth_dist, is another"
+            return "an input of the job, or the version of elth_dist, differs"
         name = option.removeprefix("setting.")
         written = self.config.read_text() if self.config.exists() else ""
         values = []
         for options, text in ((old_options, written), (new_options, config_yaml)):
-            resolved = dict(_flat(yaml.safe_load(text) or {}))  # identities leave defaults out, the file does not
+            resolved = dict(_flat(yaml.safe_load(text) or {}))  # identities leave out defaults, the file does not
             values.append(json.dumps(options.get(option, resolved.get(name, "the default"))))
         return f"{name} was {values[0]}, now {values[1]}"
 
 
 def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and plain values of nested dicts and lists."""
+    """Yield dotted names and plain values of nested dicts and lists."""
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
             yield from _flat(value, f"{name}.{key}" if name else str(key))

@@ -1,9 +1,9 @@
-"""Seeds: one for each purpose, all from the user's."""
+"""Seeds: one per purpose, all derived from the user's."""
 
 import hashlib
 
 
 def derive_seed(seed: int, *purpose: str) -> int:
-    """A seed of its own for each use of a user's seed: 63 bits, the same on any machine."""
+    """Derive a 63-bit seed for one purpose from the user's seed, the same on every machine."""
     text = "/".join((str(seed), *purpose))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

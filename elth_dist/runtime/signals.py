@@ -1,4 +1,4 @@
-"""How a run is asked to stop: signals to any rank, heard by all ranks between the same two steps."""
+"""Signals that stop a run: sent to any rank, acted on by all ranks between the same two steps."""
 
 import os
 import signal
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from elth_dist.runtime.ranks import Ranks
 
-#: What asks for a checkpoint and a clean end. USR1 and USR2 are what schedulers send ahead of a time limit.
+#: Signals that ask for a checkpoint and a clean exit. Schedulers send USR1 or USR2 ahead of a time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
 class StopSignals:
-    """Hears STOP_SIGNALS while its block runs; afterwards the handlers are those of before.
+    """Handle STOP_SIGNALS while the block runs, then restore the earlier handlers.
 
     The handler only sets a flag. A second interrupt from the keyboard raises KeyboardInterrupt at once, for people who
-    do not want to wait. Enter it in the main thread, and leave it on all ranks after equally many polls.
+    do not want to wait. Enter the block in the main thread; all ranks must leave it after equally many polls.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -33,19 +33,19 @@ class StopSignals:
 
     @property
     def requested(self) -> bool:
-        """Whether this process itself was asked to stop."""
+        """Whether this process received a stop signal."""
         return self._received is not None
 
     @property
     def received(self) -> signal.Signals | None:
-        """The first signal that this process itself got."""
+        """The first stop signal that this process received; None: none."""
         return self._received
 
     def poll(self) -> bool:
-        """Whether all ranks stop now: True on each of them at the same poll, and from then on.
+        """Tell whether all ranks stop now: True on every rank from the same poll on.
 
-        Call it once a step, equally often on every rank. The answer is that of the ranks' flags one poll ago: a
-        reduction on the CPU that has been under way during the step, so that nobody waits for it.
+        Call it once per step, equally often on every rank. The answer is the maximum of the ranks' flags at the
+        previous poll: that reduction runs on the CPU during the step, so that no rank waits for it.
         """
         if self._ranks.alone:
             return self.requested
@@ -60,7 +60,7 @@ class StopSignals:
         return self._agreed
 
     def _answer(self) -> bool:
-        """The outcome of the reduction that is under way, if one is."""
+        """Return the outcome of the pending reduction; False if none is pending."""
         if self._asking is None:
             return False
         flag, work = self._asking
@@ -71,7 +71,7 @@ class StopSignals:
     def __enter__(self) -> Self:
         for number in STOP_SIGNALS:
             self._handlers[number] = signal.signal(number, self._handle)
-        # a launcher may have held them back until someone listens: now they arrive
+        # a launcher may have blocked the signals until there is a handler
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 
@@ -83,10 +83,10 @@ class StopSignals:
         self._handlers.clear()
         if kind is None:
             self._answer()
-        # after an error other ranks may be gone; the reduction then ends with the process group
+        # after an error other ranks may be gone: the reduction ends with the process group
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a helper process forked from this one ends as if there were no handler
+        if os.getpid() != self._process:  # a process forked from this one: end as without a handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

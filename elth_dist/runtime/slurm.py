@@ -1,4 +1,4 @@
-"""What SLURM says to a task, and what a task says to SLURM. No torch here."""
+"""Read a task's rank from SLURM; ask SLURM about preemption and for a requeue. No torch here."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from elth_dist.runtime.rendezvous import meet
 
 @contextlib.contextmanager
 def slurm_ranks(folder: Path) -> Iterator[None]:
-    """While the block runs, this SLURM task is a rank: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ... are set.
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ... from SLURM's variables while the block runs.
 
-    `folder`: one that all nodes see, for the file by which ranks find each other.
+    `folder`: seen by all nodes; holds the file through which ranks find each other.
     """
     variables = os.environ
     rank, world_size = int(variables["SLURM_PROCID"]), int(variables["SLURM_NTASKS"])
@@ -24,7 +24,7 @@ def slurm_ranks(folder: Path) -> Iterator[None]:
     local_rank = int(variables["SLURM_LOCALID"])
     visible = variables.get("CUDA_VISIBLE_DEVICES", "")
     if local_sizes[node] > 1 and visible and "," not in visible:
-        local_rank = 0  # each task sees its own GPU alone (--gpus-per-task): it is the first one there
+        local_rank = 0  # each task sees only its own GPU (--gpus-per-task), which is number 0
     own = {
         "RANK": str(rank),
         "WORLD_SIZE": str(world_size),
@@ -46,29 +46,29 @@ def slurm_ranks(folder: Path) -> Iterator[None]:
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """SLURM's "2(x3),1" as [2, 2, 2, 1]."""
-    found = []
+    """Read SLURM's "2(x3),1" as [2, 2, 2, 1]."""
+    counts = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
         if match is None:
             raise UserError(f"environment variable SLURM_STEP_TASKS_PER_NODE: cannot read {text!r}")
-        found += [int(match[1])] * int(match[2] or 1)
-    return found
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts
 
 
 def preempted() -> bool:
-    """Whether SLURM is taking this job's place for another one; it then requeues the job by itself."""
+    """Tell whether SLURM is preempting this job, which it then requeues itself."""
     time = re.search(r"\bPreemptTime=(\S+)", _scontrol("show", "job", _this_job()))
     return time is not None and time[1] not in ("None", "N/A", "Unknown")
 
 
 def requeue() -> None:
-    """Put this job back into the queue: it will start again with the same command. UserError if SLURM refuses."""
+    """Put this job back into the queue, to start again with the same command. UserError if SLURM refuses."""
     _scontrol("requeue", _this_job())
 
 
 def _this_job() -> str:
-    """As SLURM names it. An array's last task has the number of the array, which alone would mean all of its tasks."""
+    """Return the job's name in SLURM: ARRAY_TASK in an array, whose number alone would mean all its tasks."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
 

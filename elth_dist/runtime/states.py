@@ -1,4 +1,4 @@
-"""A tree of tensors and plain values in one safetensors file: what checkpoints are made of. Nothing is pickled."""
+"""Store a tree of tensors and plain values in one safetensors file, for checkpoints. Nothing is pickled."""
 
 import json
 import math
@@ -19,7 +19,7 @@ _VERSION = 1
 
 
 class CorruptFileError(Exception):
-    """A file that is truncated, damaged, or of another kind than its reader expects. Names the file."""
+    """A file is truncated, damaged, or not of the expected kind. The message names it."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path}: {why}")
@@ -27,7 +27,7 @@ class CorruptFileError(Exception):
 
 
 def save_state(path: Path, tree: Any) -> None:
-    """Write `tree` durably to `path` (in place: whoever needs all or nothing renames it afterwards).
+    """Write `tree` durably to `path`, in place: for an atomic write, rename the file afterwards.
 
     Args:
         tree: dicts (keys str or int, order kept), lists and tuples of tensors, bytes, str, bool, int, float (NaN and
@@ -36,8 +36,8 @@ def save_state(path: Path, tree: Any) -> None:
             Strides of dense tensors (channels_last, transposed) are kept; others (expanded, sliced) become contiguous.
 
     Raises:
-        TypeError: for anything else, naming where in the tree it is.
-        OSError: it could not be written whole.
+        TypeError: the tree holds anything else; names its place in the tree.
+        OSError: the file could not be written completely.
     """
     writer = _Writer()
     text = json.dumps(
@@ -53,39 +53,39 @@ def save_state(path: Path, tree: Any) -> None:
 
 
 def load_state(path: Path) -> Any:
-    """What `save_state` wrote, with all tensors on the CPU in memory of their own.
+    """Read what `save_state` wrote, with every tensor on the CPU in its own memory.
 
     Raises:
         CorruptFileError: the file is truncated, damaged or was not written by `save_state`.
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get(_METADATA_KEY)
             if metadata is None:
-                raise CorruptFileError(path, "is a safetensors file, but no saved state of elth_dist")
-            found = json.loads(metadata)
-            if (found["format"], found["version"]) != (_FORMAT, _VERSION):
+                raise CorruptFileError(path, "is a safetensors file, but not a saved state of elth_dist")
+            state = json.loads(metadata)
+            if (state["format"], state["version"]) != (_FORMAT, _VERSION):
                 raise CorruptFileError(
-                    path, f"holds {found['format']} version {found['version']}, not {_FORMAT} {_VERSION}"
+                    path, f"holds {state['format']} version {state['version']}, not {_FORMAT} {_VERSION}"
                 )
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return _decode(found["tree"], tensors, {})
+        return _decode(state["tree"], tensors, {})
     except SafetensorError as error:
-        raise CorruptFileError(path, f"is no whole safetensors file ({error})") from error
+        raise CorruptFileError(path, f"is not a complete safetensors file ({error})") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CorruptFileError(path, f"is damaged ({type(error).__name__}: {error})") from error
 
 
 def copy_into(live: Mapping[Any, Tensor], saved: Mapping[Any, Tensor]) -> None:
-    """Copy loaded tensors into the live ones of the same keys, which keep their device, strides and aliases."""
+    """Copy loaded tensors into the live tensors of the same keys, which keep their device, strides and aliases."""
     assert live.keys() == saved.keys(), f"state holds {sorted(saved)}, expected {sorted(live)}"
     for name, tensor in live.items():
         tensor.copy_(saved[name])
 
 
 class _Writer:
-    """Turns a tree into JSON in which every object has one key, its kind, so that no value can look like another."""
+    """Turn a tree into JSON whose objects each have one key, their kind, so that kinds cannot be confused."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -163,11 +163,11 @@ def _decode(value: Any, tensors: dict[str, Tensor], made: dict[str, Tensor]) -> 
         case {"tensor": str(name)}:
             return tensors[name]
         case _:
-            raise ValueError("an entry of no known kind")
+            raise ValueError("an entry of unknown kind")
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill a stretch of memory without gap or overlap, in whatever order."""
+    """Tell whether the elements fill contiguous memory without gap or overlap, in any order."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:

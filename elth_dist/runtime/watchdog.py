@@ -1,4 +1,4 @@
-"""Ends a process that has stopped making progress, and shows where it stands."""
+"""End a process that makes no progress, and print its stacks."""
 
 import faulthandler
 import os
@@ -9,15 +9,15 @@ from typing import Self
 
 
 class Watchdog:
-    """While its block runs, the process must call beat() at least every `minutes`.
+    """End the process unless it calls beat() at least every `minutes` while the block runs.
 
-    If it does not, "rank R: no progress" and the stacks of all threads go to stderr and the process exits with status 1
-    at once, so that the launcher ends the other ranks too. The stacks come from a thread of faulthandler's that needs
-    no GIL: it works while a library hangs with the lock held (then without the rank's line). One block at a time.
+    Then "rank R: no progress" and the stacks of all threads go to stderr, and the process exits with status 1 at once,
+    so that the launcher ends the other ranks too. faulthandler prints the stacks from a thread that needs no GIL: it
+    works while a library hangs with the GIL held (then without the rank's line). One block at a time.
     """
 
     def __init__(self, minutes: float, rank: int) -> None:
-        """`minutes`: 0 for no watching."""
+        """`minutes`: 0 turns the watchdog off."""
         assert minutes >= 0, minutes
         self._seconds = minutes * 60
         self._rank = rank
@@ -26,7 +26,7 @@ class Watchdog:
         self._closed.set()
 
     def beat(self) -> None:
-        """All is well. Costs nothing to call every step: the timer is set again once in a twentieth of its time."""
+        """Report progress. Cheap enough for every step: the timer restarts at most every twentieth of its time."""
         if self._seconds and not self._closed.is_set() and time.monotonic() - self._armed > self._seconds / 20:
             self._arm()
 
@@ -36,12 +36,12 @@ class Watchdog:
         faulthandler.dump_traceback_later(self._seconds + announce_first, exit=True, file=2)
 
     def _announce(self) -> None:
-        """What runs in a thread beside: say who is stuck, before faulthandler says where."""
+        """Say, in a thread of its own, which rank is stuck, before faulthandler prints where."""
         while not self._closed.wait(max(0.0, self._armed + self._seconds - time.monotonic())):
             if time.monotonic() >= self._armed + self._seconds:
                 minutes = f"{self._seconds / 60:g} minutes"
                 os.write(
-                    2, f"elth_dist: rank {self._rank}: no progress for {minutes}; its threads stand here:\n".encode()
+                    2, f"elth_dist: rank {self._rank}: no progress for {minutes}; its threads are here:\n".encode()
                 )
                 return
 

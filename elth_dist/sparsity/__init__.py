@@ -1,1 +1,1 @@
-"""Masks and the maths that chooses them. Functions on tensors and numbers: no process group, no files."""
+"""Masks and how they are chosen: functions on tensors and numbers, without process groups or files."""

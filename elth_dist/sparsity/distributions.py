@@ -1,4 +1,4 @@
-"""How a global density is spread over layers: uniform and ERK (Mocanu et al. 2018; RigL, section 3). Knows no torch."""
+"""Distribute a global density over layers: uniform and ERK (Mocanu et al. 2018; RigL, section 3). No torch here."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,14 +9,14 @@ Distribution = Literal["uniform", "erk"]
 
 
 def uniform(shapes: Mapping[str, Sequence[int]], density: float, dense_first: bool = True) -> dict[str, float]:
-    """The same density in every layer; the first one stays dense unless told otherwise, as in RigL.
+    """Give every layer the same density, except a dense first layer (as in RigL) if `dense_first`.
 
-    The first layer's extra weights are not taken from the others: RigL's "uniform, 0.8" keeps a little more than 20 %.
+    The other layers do not compensate for the first one: RigL's "uniform, 0.8" keeps a little more than 20 %.
 
     Args:
         shapes: of the weights by name, in the network's order.
         density: kept fraction, 0 < density <= 1.
-        dense_first: keep all of the first weight.
+        dense_first: keep the whole first weight.
 
     Returns:
         The density of each weight. ValueError if `density` is out of range or there are no weights.
@@ -27,10 +27,10 @@ def uniform(shapes: Mapping[str, Sequence[int]], density: float, dense_first: bo
 
 
 def erk(shapes: Mapping[str, Sequence[int]], density: float) -> dict[str, float]:
-    """Erdos-Renyi-Kernel: layer densities proportional to sum(shape) / prod(shape) that keep `density` in total.
+    """Compute Erdos-Renyi-Kernel densities, proportional to sum(shape) / prod(shape), that keep `density` in total.
 
-    A layer that would have to keep more than it has becomes dense, and the others' common factor is solved for again
-    (RigL, appendix A and the authors' code).
+    A layer whose density would exceed 1 becomes dense, and the common factor of the others is solved for again (RigL,
+    appendix A and the authors' code).
 
     Args:
         shapes: of the weights by name, kernel sizes included, in any order of dimensions.
@@ -56,7 +56,7 @@ def erk(shapes: Mapping[str, Sequence[int]], density: float) -> dict[str, float]
     return {name: factor * raw[name] if name in sparse else 1.0 for name in shapes}
 
 
-#: The distributions by name; `uniform` with its first layer dense.
+#: The distributions by name; `uniform` with a dense first layer.
 DISTRIBUTIONS: Mapping[Distribution, Callable[[Mapping[str, Sequence[int]], float], dict[str, float]]] = {
     "uniform": uniform,
     "erk": erk,

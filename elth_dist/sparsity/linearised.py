@@ -1,4 +1,4 @@
-"""A network made linear, whose gradients need no data."""
+"""The linearised network of SynFlow, whose gradients need no data."""
 
 import copy
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class LinearisedNetwork:
-    """A copy of a network with every tensor of its state replaced by its absolute value, BatchNorm in evaluation mode.
+    """A copy of a network with the absolute values of its whole state, and BatchNorm in evaluation mode.
 
     R is the sum of its outputs for an image of ones (Tanaka et al. 2020, algorithm 1, and their code). It computes in
-    float64, which the numbers of deep networks need.
+    float64, because in deep networks values leave the range of fp32.
     """
 
     def __init__(self, model: nn.Module, image_size: int) -> None:
@@ -23,7 +23,7 @@ class LinearisedNetwork:
         self._size = image_size
 
     def gradients(self, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One forward and one backward pass of a single image through the network that `masks` leave.
+        """Run one forward and one backward pass of a single image through the network under `masks`.
 
         Returns:
             |mask w| and dR/d|mask w|, by name, float64, on the model's device.

@@ -1,4 +1,4 @@
-"""The masked weights of a training as an update sees them, whichever rank holds what of them."""
+"""The masked weights of a training, as mask updates use them, whether whole or sharded over ranks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,35 +14,35 @@ from elth_dist.sparsity.selection import Threshold, identity, prune_to
 
 
 class MaskedOptimizer(Protocol):
-    """What masked weights need of the optimizer; training.masked has some."""
+    """What masked weights need of the optimizer; training.masked implements it."""
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of the state that masks act on: SGD's "momentum_buffer", AdamW's "exp_avg" and "exp_avg_sq"."""
+        """Names of the state tensors that masks act on: SGD's "momentum_buffer", AdamW's "exp_avg" and "exp_avg_sq"."""
 
     @property
     def state(self) -> Mapping[Any, dict[str, Any]]:
-        """Each trained tensor's state: those of `slots` that it has, of the tensor's shape, and counters.
+        """The state of each trained tensor: its `slots`, of the tensor's shape, and counters.
 
-        The tensors are the parameters; under ZeRO 1 to 3, the flat partitions of them that this rank trains.
+        The tensors are the parameters; under ZeRO 1 to 3, the flat partitions that this rank trains.
         """
 
     def set_masks(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
-        """Keep the weights where these masks are False, and their slots, at exactly zero from now on."""
+        """Keep weights and their slots at exactly zero where these masks are False, from now on."""
 
     def not_zero(self) -> tuple[list[nn.Parameter], dict[str, list[nn.Parameter]]]:
-        """Masked parameters with a pruned weight that is not exactly zero; and by slot, those with such a slot, if any.
+        """List masked parameters with a pruned weight that is not exactly zero; and for each slot, the same, if any.
 
-        As far as this rank holds them.
+        Checks the part that this rank holds.
         """
 
 
 class MaskedWeights(ABC):
-    """Prunable weights in training, by name; fp32. All methods are called on every rank alike: some are collective.
+    """Prunable weights in training, by name; fp32. Call all methods equally on every rank: some are collective.
 
     Args:
-        parameters: of the model that trains, in `named_parameters` order.
-        optimizer: what trains them.
+        parameters: of the training model, in `named_parameters` order.
+        optimizer: the optimizer that trains them.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: MaskedOptimizer) -> None:
@@ -50,7 +50,7 @@ class MaskedWeights(ABC):
         self._names = {parameter: name for name, parameter in parameters.items()}
         self._installed: Masks | None = None
         self._computing: Masks | None = None
-        self._multiplied: Masks | None = None  # what these are made from
+        self._multiplied: Masks | None = None  # the masks that they are made from
         self._multipliers: list[Tensor] = []
 
     def __iter__(self) -> Iterator[str]:
@@ -62,17 +62,17 @@ class MaskedWeights(ABC):
         return next(iter(self._parameters.values())).device
 
     def set_masks(self, masks: Masks) -> None:
-        """Keep weights where these masks are False, and the optimizer's slots, at exactly zero from now on.
+        """Keep weights and the optimizer's slots at exactly zero where these masks are False, from now on.
 
-        Weights that come back are zero, and so are their slots.
+        Weights that grow back start at zero, with slots of zero.
         """
         self._optimizer.set_masks(self._by_parameter(masks))
         self._installed = masks
 
     def check(self) -> None:
-        """AssertionError, naming the tensors, unless every pruned weight and its optimizer slots are exactly zero.
+        """Check that every pruned weight and its optimizer slots are exactly zero; AssertionError names the tensors.
 
-        As far as this rank holds them, and the weights to compute with as well as those that are trained.
+        Checks the part that this rank holds: the weights that compute, and those that train.
         """
         weights, slots = self._optimizer.not_zero()
         wrong = [self._names[weight] for weight in weights] + self._computed_not_zero()
@@ -83,31 +83,31 @@ class MaskedWeights(ABC):
 
     @abstractmethod
     def whole(self, name: str) -> Tensor:
-        """A weight as it is trained, of its whole shape; not to be written to."""
+        """Return a trained weight of its whole shape; do not write to it."""
 
     @abstractmethod
     def gradient(self, name: str) -> Tensor:
-        """Between an engine's finish_gradients() and step(): the mean gradient over the global batch.
+        """Return the mean gradient over the global batch; valid from an engine's finish_gradients() to its step().
 
-        Of the weight's whole shape, unscaled and dense (nothing is masked yet); not to be written to.
+        Of the weight's whole shape, unscaled and dense (not masked yet); do not write to it.
         """
 
     @abstractmethod
     def prune(self, masks: Masks, kept: int | Mapping[str, int]) -> Masks:
-        """`masks` (whole, on this device) without the weights that are smallest in magnitude; see `selection.prune_to`.
+        """Prune `masks` (whole, on this device) by magnitude; see `selection.prune_to`.
 
-        To the bit the same whatever the engine and the number of ranks.
+        Equal to the bit for every engine and number of ranks.
 
         Args:
-            masks: which weights can stay.
-            kept: how many do: of all together, or of each by name.
+            masks: the weights that may stay.
+            kept: how many stay: of all together, or of each by name.
         """
 
     @contextmanager
     def computing(self, masks: Masks) -> Iterator[None]:
-        """A context in which forward and backward see the weights zero where `masks` are False (DPF).
+        """Let forward and backward compute with weights that are zero where `masks` are False (DPF).
 
-        What the optimizer trains is as before when it ends. The same object means the same masks.
+        The end of the context restores the trained weights. Passing the same object means the same masks.
         """
         with torch.no_grad():
             if self._multiplied is not masks:
@@ -126,23 +126,23 @@ class MaskedWeights(ABC):
 
     @abstractmethod
     def _multipliers_of(self, masks: Masks) -> list[Tensor]:
-        """For the next ones of `_swap_in`."""
+        """Return masks as the factors that `_swap_in` multiplies with."""
 
     @abstractmethod
     def _swap_in(self) -> None:
-        """Multiply the weights to compute with."""
+        """Mask the weights to compute with."""
 
     @abstractmethod
     def _swap_out(self) -> None:
-        """Bring back what the optimizer trains, where it was multiplied."""
+        """Restore the trained weights, if they were masked."""
 
     def _computed_not_zero(self) -> list[str]:
-        """While `computing`, names of the weights that are not zero where they should be."""
+        """List, while `computing`, the weights that are not zero where pruned."""
         return [] if self._computing is None else self._computing.check_zero(self._parameters)
 
 
 class WholeWeights(MaskedWeights):
-    """Every rank holds all of them: the parameters are what is trained.
+    """Masked weights of which every rank holds all: the parameters themselves are trained.
 
     `share`: see `selection.prune`.
     """
@@ -155,7 +155,7 @@ class WholeWeights(MaskedWeights):
     ) -> None:
         super().__init__(parameters, optimizer)
         self._share = share
-        self._dense: list[Tensor] = []  # where the trained weights wait while others stand in their place
+        self._dense: list[Tensor] = []  # copies of the trained weights, while the parameters are masked
 
     def whole(self, name: str) -> Tensor:
         return self._parameters[name].detach()

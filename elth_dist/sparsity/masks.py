@@ -1,4 +1,4 @@
-"""Which weights are kept: one bool tensor a prunable weight, and what can be said about the set of them."""
+"""Masks: one bool tensor per prunable weight, with their counts, densities, packing and hashes."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -72,7 +72,7 @@ class Masks(Mapping[str, Tensor]):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         if not tensors:
-            raise ValueError("masks of no weights")
+            raise ValueError("there are no masks")
         for name, tensor in tensors.items():
             if tensor.dtype != torch.bool:
                 raise ValueError(f"the mask of {name!r} is {tensor.dtype}, not bool")
@@ -82,7 +82,7 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def dense(cls, weights: nn.Module | Mapping[str, Sequence[int]], excluded: Collection[str] = ()) -> Self:
-        """Masks that keep everything: of a model's prunable weights (on their devices), or of named shapes (CPU)."""
+        """Make masks that keep everything, for a model's prunable weights (on their devices) or named shapes (CPU)."""
         if isinstance(weights, nn.Module):
             prunable = prunable_weights(weights, excluded)
             return cls({name: torch.ones(p.shape, dtype=torch.bool, device=p.device) for name, p in prunable.items()})
@@ -99,7 +99,7 @@ class Masks(Mapping[str, Tensor]):
         return len(self._tensors)
 
     def __eq__(self, other: object) -> bool:
-        """Same names in the same order, same shapes, same bits; on any devices."""
+        """Compare names in order, shapes and bits; on any devices."""
         if not isinstance(other, Masks):
             return NotImplemented
         if list(self) != list(other):
@@ -137,11 +137,14 @@ class Masks(Mapping[str, Tensor]):
         return {name: count / self[name].numel() for name, count in self.counts.items()}
 
     def collapsed(self) -> list[str]:
-        """The weights of which nothing is kept (layer collapse): no signal passes there any more."""
+        """List the fully pruned weights (layer collapse), through which no signal passes."""
         return [name for name, count in self.counts.items() if count == 0]
 
     def overlap(self, other: "Masks") -> Overlap:
-        """Jaccard index of the kept weights with those of `other` (same names and shapes), per tensor and in total."""
+        """Compute the Jaccard index of the kept weights with those of `other` (same names and shapes).
+
+        Per tensor and in total.
+        """
         if list(self) != list(other):
             raise ValueError("masks of different weights have no overlap")
         pairs = [(mask, other[name].to(mask.device)) for name, mask in self.items()]
@@ -151,11 +154,11 @@ class Masks(Mapping[str, Tensor]):
         return Overlap(_ratio(sum(both), sum(either)), tensors)
 
     def to(self, device: torch.device | str) -> "Masks":
-        """The same masks on `device`."""
+        """Copy the masks to `device`."""
         return Masks({name: mask.to(device) for name, mask in self.items()})
 
     def packed(self) -> dict[str, Tensor]:
-        """One bit a weight: uint8 tensors [ceil(numel / 8)], on the masks' device.
+        """Pack to one bit per weight: uint8 tensors [ceil(numel / 8)], on the masks' device.
 
         Bit i % 8 (least significant first) of byte i // 8 is the weight at logical flat index i; padding bits are 0.
         """
@@ -163,16 +166,16 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> Self:
-        """The inverse of `packed`, in the order of `shapes`.
+        """Invert `packed`, in the order of `shapes`.
 
-        ValueError naming the tensor where names, dtype, size or padding bits do not fit: bits from a file are checked.
+        ValueError, naming the tensor, if names, dtype, size or padding bits do not fit (a file may hold anything).
         """
         if odd := set(packed) ^ set(shapes):
             raise ValueError(f"the packed masks and the weights differ in {min(odd)!r}")
         return cls({name: _unpack(name, packed[name], tuple(shape)) for name, shape in shapes.items()})
 
     def hashes(self) -> dict[str, int]:
-        """A hash of each mask's packed bits, in the int64 range; equal on any device and for any strides."""
+        """Hash each mask's packed bits to an int64, independent of device and strides."""
         packed = list(self.packed().values())
         data = torch.cat(packed).cpu().numpy().tobytes()
         hashes, start = {}, 0
@@ -184,16 +187,16 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply_(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the pruned entries of the tensors of these names to exactly +0, in place, whatever they hold.
+        """Set the pruned entries of the tensors of these names to exactly +0, in place, even NaN.
 
-        `tensors` may hold more (a state_dict), but no fewer: KeyError.
+        `tensors` may hold more names (a state_dict); KeyError if one is missing.
         """
         for name, mask in self.items():
             tensors[name].masked_fill_(mask.to(tensors[name].device).logical_not(), 0)
 
     @torch.no_grad()
     def check_zero(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """The names whose tensor holds anything but zero (NaN included) at a pruned entry. KeyError as in `apply_`."""
+        """List the names whose tensor is not zero (NaN included) at a pruned entry. KeyError as in `apply_`."""
         wrong = [
             tensors[name].masked_fill(mask.to(tensors[name].device), 0).count_nonzero() for name, mask in self.items()
         ]
@@ -205,7 +208,7 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _read(counts: Iterable[Tensor]) -> list[int]:
-    """Bring many scalars to the host at once."""
+    """Read many scalars from the device with one synchronisation."""
     values: list[int] = torch.stack(list(counts)).tolist()
     return values
 

@@ -1,6 +1,6 @@
-"""What criteria compute scores with. The lower the score, the earlier a weight is pruned.
+"""Helpers of criteria for computing scores. The lower the score, the earlier a weight is pruned.
 
-Scores of one criterion are compared with each other only. Products are formed in float64 and, where they may leave the
+Only scores of one criterion are compared with each other. Products are computed in float64 and, if they may leave the
 range of fp32, divided by their largest magnitude, which changes no comparison.
 """
 
@@ -12,19 +12,19 @@ from torch import Tensor
 
 @torch.no_grad()
 def magnitude(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """|w| in fp32, by name and of the weight's shape and strides: what IMP prunes by (Frankle & Carbin 2019)."""
+    """Compute |w| in fp32, by name, of the weight's shape and strides: IMP's scores (Frankle & Carbin 2019)."""
     return {name: weight.detach().float().abs() for name, weight in weights.items()}
 
 
 @torch.no_grad()
 def products(weights: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights times factors of the same names, in float64."""
+    """Multiply weights by factors of the same names, in float64."""
     return {name: weight.double() * factors[name] for name, weight in weights.items()}
 
 
 @torch.no_grad()
 def comparable(scores: Mapping[str, Tensor], *, absolute: bool = False) -> dict[str, Tensor]:
-    """fp32 scores in the order of the given ones, the largest magnitude being 1 (all 0 if they are).
+    """Scale scores to fp32 with a largest magnitude of 1, which keeps their order (all 0 stay 0).
 
     Args:
         scores: of any floating dtype.

@@ -1,8 +1,8 @@
-"""Finding the exact k-th smallest score over all ranks, and pruning by it.
+"""Find the exact k-th smallest score over all ranks, and prune by it.
 
 A radix select: fp32 bit patterns, read as sign and magnitude, are order-preserving integers. Three histograms (of the
-highest 11, the next 11 and the last 10 bits), each summed over the ranks, determine the k-th smallest one to the bit.
-No scores are sent and nothing is sorted: whole tensors, shards and any number of ranks give the same threshold.
+highest 11, the next 11 and the last 10 bits), each summed over ranks, determine the k-th smallest score to the bit. No
+scores are sent or sorted: whole tensors, shards and any number of ranks give the same threshold.
 """
 
 import math
@@ -19,16 +19,16 @@ from elth_dist.sparsity.masks import Masks
 _T = TypeVar("_T")
 
 _MAGNITUDE = 0x7FFFFFFF  # all bits but the sign
-_INF = 0x7F800000  # keys of numbers lie in [-_INF, _INF]; the two below are the only other ones
+_INF = 0x7F800000  # keys of numbers lie in [-_INF, _INF]; the only other keys are the two below
 _NAN = 0x7FBFFFFF
 _NO_CANDIDATE = 0x7FFFFFFF
 
-# (shift, bits, offset) of each digit of a key: the highest one is signed
+# (shift, bits, offset) of each digit of a key: the highest digit is signed
 _DIGITS = ((21, 11, 1 << 10), (10, 11, 0), (0, 10, 0))
 
 
 class Threshold(NamedTuple):
-    """Where a selection cuts: every score below it is pruned, and of those equal to it the first `ties` by position."""
+    """The cut of a selection: all lower scores are pruned, and of the equal scores the first `ties` by position."""
 
     bits: int  # of the k-th smallest score as an fp32, 0 <= bits < 2^32; zeros of either sign are 0
     ties: int  # at least 1, or 0 when nothing is pruned
@@ -41,14 +41,14 @@ class Threshold(NamedTuple):
 
 
 def identity(value: _T) -> _T:
-    """What reduces or shares a value when every rank holds all of it: the value itself."""
+    """Return the value itself: the `reduce` and `share` of one rank, or of ranks that each hold everything."""
     return value
 
 
 def exact_count(fraction: float, remaining: int) -> int:
-    """ceil(fraction x remaining), with `fraction` taken as the decimal number it is written as: 20 % of 5 is 1, not 2.
+    """Compute ceil(fraction x remaining) with `fraction` as the decimal number that is written: 20 % of 5 is 1, not 2.
 
-    (In binary, 0.2 is a little more than 1/5.) ValueError unless 0 <= fraction <= 1 and remaining >= 0.
+    In binary, 0.2 is a little more than 1/5. ValueError unless 0 <= fraction <= 1 and remaining >= 0.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"a fraction of {fraction} is not between 0 and 1")
@@ -64,25 +64,25 @@ def select(
     reduce: Callable[[Tensor], Tensor] = identity,
     names: Sequence[str] = (),
 ) -> Threshold:
-    """The k-th smallest of the scores whose candidate is True, over all ranks.
+    """Find the k-th smallest score among the candidates of all ranks.
 
     Args:
         scores: fp32 tensors of any shapes and strides, on one device; this rank's part of the scores, or all of them.
             At least one tensor, which may be empty.
-        candidates: bool tensors of the same shapes. What other entries hold, NaN included, does not matter.
+        candidates: bool tensors of the same shapes; scores where they are False are ignored, NaN included.
         k: 0 <= k <= number of candidates over all ranks; the same on every rank.
         reduce: sums an int64 tensor of up to 2,048 entries (16 KB) over the ranks, which all call it three times (once
-            for k = 0); the identity when every rank holds all the scores.
+            for k = 0); `identity` if every rank holds all scores.
         names: of the tensors, for error messages.
 
     Returns:
         The threshold, the same on every rank. -0.0 equals 0.0.
 
     Raises:
-        ValueError: on every rank alike, when a candidate's score is NaN or k is out of range.
+        ValueError: on every rank, if a candidate's score is NaN or k is out of range.
     """
     if any(tensor.dtype != torch.float32 for tensor in scores):
-        raise ValueError("scores are to be fp32")
+        raise ValueError("scores must be fp32")
     return _select(_keys(scores, candidates), scores, candidates, k, reduce, names)
 
 
@@ -93,23 +93,23 @@ def prune(
     reduce: Callable[[Tensor], Tensor] = identity,
     share: Callable[[Threshold], Iterable[int]] = identity,
 ) -> Masks:
-    """Masks that keep exactly `k` weights fewer: of the kept ones, those with the smallest scores go.
+    """Prune exactly `k` of the kept weights, those with the smallest scores.
 
-    Of weights with equal scores, the first by position go: by parameter order, then by logical (NCHW) flat index.
+    Of equal scores, the first by position are pruned: by parameter order, then by logical (NCHW) flat index.
 
     Args:
-        masks: the masks to prune; they are left as they are.
-        scores: fp32, for every masked weight, of its shape, whole, and on the masks' device. What they hold where the
-            mask is False does not matter.
+        masks: the masks to prune; not changed.
+        scores: fp32, for every masked weight, of its shape, whole, and on the masks' device; ignored where the mask is
+            False.
         k: how many to prune, 0 <= k <= masks.kept.
         reduce: see `select`.
-        share: hands rank 0's threshold, two integers, to every rank.
+        share: sends rank 0's threshold, two integers, to every rank.
 
     Returns:
         New masks on the same device, contiguous.
 
     Raises:
-        ValueError: a score is NaN (naming its tensor), k is out of range, or scores and masks do not fit.
+        ValueError: a score is NaN (names its tensor), k is out of range, or scores and masks do not fit.
     """
     if missing := masks.keys() - scores.keys():
         raise ValueError(f"no scores for {min(missing)!r}")
@@ -136,13 +136,13 @@ def prune_to(
     kept: int | Mapping[str, int],
     share: Callable[[Threshold], Iterable[int]] = identity,
 ) -> Masks:
-    """Masks that keep exactly `kept` of the weights, those with the highest scores; ties as in `prune`.
+    """Prune to exactly `kept` weights, those with the highest scores; ties as in `prune`.
 
     Args:
-        masks: the masks to prune; they are left as they are.
+        masks: the masks to prune; not changed.
         scores: as in `prune`, and equal on every rank.
-        kept: of all weights together, or of each by name: no more than there are, and at least 0.
-        share: hands rank 0's threshold, two integers, to every rank.
+        kept: number of weights to keep: of all together, or of each by name.
+        share: sends rank 0's threshold, two integers, to every rank.
 
     Raises:
         ValueError: as in `prune`.
@@ -151,18 +151,18 @@ def prune_to(
 
 
 def prune_by(masks: Masks, kept: int | Mapping[str, int], prune: Callable[[Masks, int], Masks]) -> Masks:
-    """`masks` with exactly `kept` weights (of all together, or of each by name), by `prune(masks, how many go)`."""
+    """Prune to exactly `kept` weights (of all together, or of each by name) with `prune(masks, number to prune)`."""
     if isinstance(kept, int):
         return prune(masks, masks.kept - kept)
-    found = dict(masks)
+    pruned = dict(masks)
     for name, count in masks.counts.items():
         if surplus := count - kept[name]:
-            found[name] = prune(Masks({name: masks[name]}), surplus)[name]
-    return Masks(found)
+            pruned[name] = prune(Masks({name: masks[name]}), surplus)[name]
+    return Masks(pruned)
 
 
 class Fragment(NamedTuple):
-    """Scores of a stretch of one weight, of which a rank holds no more."""
+    """The scores of a stretch of one weight that a rank holds."""
 
     name: str  # of the weight
     start: int  # logical (NCHW) flat index of its first element
@@ -177,17 +177,18 @@ def prune_fragments(
     gather: Callable[[list[list[int]]], Sequence[list[list[int]]]],
     share: Callable[[Threshold], Iterable[int]] = identity,
 ) -> Masks:
-    """What `prune` does, to the bit, where each rank holds only fragments of the scores. No scores are sent.
+    """Prune like `prune`, to the bit, where each rank holds only fragments of the scores. No scores are sent.
 
-    The ties before each fragment are counted over the ranks, and the packed bits of what each rank decides are united.
+    The ties before each fragment are counted over the ranks, and the packed bits of the ranks' decisions are united.
 
     Args:
         masks: the masks to prune, whole and equal on every rank, on the fragments' device.
         fragments: this rank's; over all ranks they hold every masked weight exactly once.
         k: as for `prune`.
-        reduce: sums a tensor of int64 or uint8 over the ranks: three histograms, then a byte for eight weights.
-        gather: every rank's list (of [parameter, start, ties], a few numbers a fragment) in rank order, on every rank.
-        share: hands rank 0's threshold, two integers, to every rank.
+        reduce: sums a tensor of int64 or uint8 over the ranks: three histograms, then one byte per eight weights.
+        gather: returns every rank's list of [parameter, start, ties], three numbers per fragment, in rank order, on
+            every rank.
+        share: sends rank 0's threshold, two integers, to every rank.
 
     Returns:
         New masks, whole and equal on every rank.
@@ -254,7 +255,7 @@ def _select(
 def _check(
     histogram: Sequence[int], k: int, scores: Sequence[Tensor], candidates: Sequence[Tensor], names: Sequence[str]
 ) -> None:
-    """Refuse what the histogram of the highest digit, which is the same on every rank, shows to be wrong."""
+    """Refuse NaN and an invalid k, by the histogram of the highest digit, which is equal on every rank."""
     nans = (_NAN >> 21) + (1 << 10)
     if histogram[nans]:
         own = (i for i, (s, c) in enumerate(zip(scores, candidates, strict=True)) if (s.isnan() & c).any())
@@ -267,7 +268,7 @@ def _check(
 
 
 def _keys(scores: Sequence[Tensor], candidates: Sequence[Tensor]) -> Tensor:
-    """int32 [numel], in the order of the scores, tensors one after the other in logical order."""
+    """Convert scores to order-preserving integers: int32 [numel], tensors concatenated in logical order."""
     values = torch.cat([score.reshape(-1) for score in scores])
     bits = values.view(torch.int32)
     sign = bits >> 31  # 0 or -1; (x ^ -1) - -1 is -x, so that both zeros are 0

@@ -1,1 +1,1 @@
-"""Many runs as one graph of jobs: planned once, done on a cluster, on one machine, or in this process."""
+"""Run many runs as one graph of jobs, on a cluster, on one machine, or in this process."""

@@ -26,11 +26,10 @@ _NEEDS = ("nodes", "gpus", "tasks", "cpus", "memory", "time", "notice", "partiti
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what a command line asks for.
+    """Run the command of a command line.
 
     Returns:
-        The exit status: 0 when it is done (for SLURM: submitted), 1 when jobs have failed or were stopped, 2 for a
-        user's mistake.
+        The exit status: 0 when done (for SLURM: submitted), 1 if jobs failed or were stopped, 2 after a user's mistake.
     """
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -68,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images-per-second", type=_rate, help="training speed per GPU, to predict GPU-hours")
     parser.add_argument("--once", action="store_true", help="status: show the table once, also on a terminal")
-    needs = parser.add_argument_group("what a training asks of the cluster, over the file's `needs`")
+    needs = parser.add_argument_group("resources of one training, over the file's `needs`")
     for name in _NEEDS:
         described = (Needs.model_fields[name].description or "").replace("%", "%%")
         needs.add_argument(f"--{name}", metavar=name.upper(), help=described)
@@ -92,7 +91,7 @@ def _with_action(arguments: Sequence[str]) -> list[str]:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
 
 
@@ -102,7 +101,7 @@ def _rate(text: str) -> float:
     except ValueError:
         rate = 0.0
     if not 0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return rate
 
 
@@ -167,15 +166,15 @@ def _cancel(sweep: Sweep, folder: SweepFolder) -> int:
     from elth_dist.sweeps.states import slurm_queue, states
     from elth_dist.sweeps.submit import cancel
 
-    found, records = states(sweep, folder, verify=False), folder.records()
+    state_of, records = states(sweep, folder, verify=False), folder.records()
     queue = slurm_queue(folder, records)  # also of jobs that the sweep no longer has
     chosen = {
         name: record
         for name, record in records.items()
-        if record.slurm and (record.slurm in queue or found.get(name) == "blocked")
+        if record.slurm and (record.slurm in queue or state_of.get(name) == "blocked")
     }
     cancel(folder, chosen)
-    print(f"cancelled {len(chosen)} jobs; what is finished stays, and a new submission continues from there")
+    print(f"cancelled {len(chosen)} jobs; finished jobs stay, and a new submission continues from there")
     return 0
 
 
@@ -187,7 +186,7 @@ def _results(sweep: Sweep, folder: SweepFolder) -> int:
 
 
 def _check(sweep: Sweep, where: "_Where", cluster: str) -> None:
-    """Find mistakes before anything is queued. UserError."""
+    """Check every run of the sweep before anything is queued. UserError."""
     from elth_dist.jobs.plan import check
 
     for config in {id(job.config): job.config for job in sweep.jobs.values()}.values():
@@ -197,11 +196,11 @@ def _check(sweep: Sweep, where: "_Where", cluster: str) -> None:
 def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, where: "_Where", options: argparse.Namespace) -> int:
     from elth_dist.sweeps.states import states
 
-    found = states(sweep, folder, verify=True)
+    state_of = states(sweep, folder, verify=True)
     wanted = {"open", "failed", "blocked"} if options.retry_failed else {"open"}
-    todo = [name for name, state in found.items() if state in wanted]
-    failed = [name for name, state in found.items() if state == "failed" and name not in todo]
-    done = sum(state == "done" for state in found.values())
+    todo = [name for name, state in state_of.items() if state in wanted]
+    failed = [name for name, state in state_of.items() if state == "failed" and name not in todo]
+    done = sum(state == "done" for state in state_of.values())
     print(f"{len(sweep.jobs)} jobs: {done} done, {len(todo)} to do", flush=True)
     if failed:
         print(f"{len(failed)} have failed ({', '.join(failed[:3])}); --retry-failed does them again", flush=True)
@@ -210,9 +209,9 @@ def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, where: "_Where", op
             from elth_dist.sweeps.submit import submit
 
             submit(sweep, folder, todo, needs, options.max_parallel)
-        print(f"submitted {len(todo)} jobs; `status` shows them, `results` what they found")
+        print(f"submitted {len(todo)} jobs; `status` shows them, `results` their accuracies")
         return 0
-    ready = {name for name, state in found.items() if state == "done"}
+    ready = {name for name, state in state_of.items() if state == "done"}
     for name in todo:
         if ready.issuperset(sweep.jobs[name].inputs):
             ready.add(name)
@@ -229,10 +228,10 @@ def _submit(sweep: Sweep, folder: SweepFolder, needs: Needs, where: "_Where", op
 
 
 class _Where(NamedTuple):
-    """What a job has at its disposal."""
+    """The place and the resources of a job."""
 
     ranks: int
-    gpus: int = 0  # local: of each job
+    gpus: int = 0  # local: per job
     workers: int = 1  # local: jobs at once
 
 
@@ -247,7 +246,7 @@ def _where(options: argparse.Namespace, needs: Needs) -> _Where:
     gpus = torch.cuda.device_count()
     each = min(1, gpus) if options.gpus is None else int(options.gpus)
     if each > gpus:
-        raise UserError(f"--gpus: {each} for each job, but this machine has {gpus}")
+        raise UserError(f"--gpus: {each} per job, but this machine has {gpus}")
     room = gpus // each if each else max(1, (os.cpu_count() or 1) // needs.cpus)
     workers = options.workers or room
     if each and workers > room:

@@ -1,6 +1,6 @@
-"""The folder of a sweep: the one place that names the files in it.
+"""The folder of a sweep and the names of its files.
 
-jobs/KIND-HASH/     one folder a job: result.json, ticket.safetensors, trained.safetensors, checkpoints/
+jobs/KIND-HASH/     one folder per job: result.json, ticket.safetensors, trained.safetensors, checkpoints/
 logs/KIND-HASH/     config.yaml, environment.json, metrics.jsonl, tensorboard/, output.log
 code/HASH/          the code that submitted jobs run
 slurm/              what submitit writes
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 class Record:
     """Where a job was sent."""
 
-    log: str  # what its rank 0 writes to the terminal
-    slurm: str | None = None  # SLURM's number of it; None: done on this machine
-    failed: bool = False  # known for jobs on this machine only; SLURM's queue tells the others
+    log: str  # the file of rank 0's terminal output
+    slurm: str | None = None  # its number in SLURM; None: run on this machine
+    failed: bool = False  # only for jobs on this machine; SLURM's queue tells of the others
 
 
 class SweepFolder:
     """Names every path below `root`."""
 
     def __init__(self, root: Path) -> None:
-        """Nothing is touched yet."""
+        """Set the root; writes nothing yet."""
         self.root = root.resolve()
 
     @property
@@ -59,7 +59,7 @@ class SweepFolder:
 
     @property
     def results(self) -> Path:
-        """The table, Markdown; beside it the same as .csv and .png."""
+        """The results table, Markdown; the same in .csv and .png next to it."""
         return self.root / "results.md"
 
     @property
@@ -68,7 +68,7 @@ class SweepFolder:
         return self.root / "digits"
 
     def logs(self, name: str) -> Path:
-        """What a job says while it runs."""
+        """The folder of a job's logs."""
         return self.root / "logs" / name
 
     def output(self, name: str) -> Path:
@@ -76,17 +76,17 @@ class SweepFolder:
         return self.logs(name) / "output.log"
 
     def config(self, name: str) -> Path:
-        """The run that a job is of."""
+        """The configuration of the run that a job belongs to."""
         return self.logs(name) / "config.yaml"
 
     def directory(self, name: str) -> "RunDirectory":
-        """Where one job writes."""
+        """The run directory of one job."""
         from elth_dist.runtime.run_directory import RunDirectory
 
         return RunDirectory(self.logs(name), self.jobs, self.digits)
 
     def job(self, name: str) -> "JobFolder":
-        """A job's result."""
+        """The folder of a job's result."""
         from elth_dist.runtime.job_folder import JobFolder
 
         return JobFolder(self.jobs / name)
@@ -107,7 +107,7 @@ class SweepFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody else sends or takes back jobs meanwhile. UserError if somebody does."""
+        """Lock the sweep against other submissions and cancellations. UserError if it is locked."""
         make_folder(self.root)
         with held(self.root / ".lock", f"--dir: {self.root}"):
             yield
@@ -115,8 +115,8 @@ class SweepFolder:
     def records(self) -> dict[str, Record]:
         """Where jobs were sent, by name. UserError if the file is damaged."""
         try:
-            found = json.loads(self._records.read_bytes())
-            return {name: Record(**record) for name, record in found.items()}
+            records = json.loads(self._records.read_bytes())
+            return {name: Record(**record) for name, record in records.items()}
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, AttributeError) as error:
@@ -125,7 +125,7 @@ class SweepFolder:
             ) from None
 
     def write_records(self, records: dict[str, Record]) -> None:
-        """Replace what records() gives."""
+        """Replace all records."""
         make_folder(self.root)
         text = json.dumps({name: asdict(record) for name, record in records.items()}, indent=1)
         write_atomically(self._records, f"{text}\n".encode())

@@ -1,4 +1,4 @@
-"""The jobs of a sweep on this machine: as many at once as it has room for, or one after the other in this process."""
+"""Run the jobs of a sweep on this machine: several at once, or one after the other in this process."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ from elth_dist.sweeps.folder import Record, SweepFolder
 from elth_dist.sweeps.plan import Sweep, SweepJob
 from elth_dist.sweeps.worker import STOPPED, do
 
-#: How long jobs may take to save when they are stopped.
+#: How long jobs may take to save when they are stopped, in seconds.
 _PATIENCE_SECONDS = 120.0
 
 
 def run_in_process(sweep: Sweep, folder: SweepFolder, todo: Sequence[str]) -> bool:
-    """Do jobs here, one after the other; what fails blocks only what needs it. Whether all are done."""
+    """Run jobs one after the other; a failure blocks only the jobs that need it. Return whether all are done."""
     bad: set[str] = set()
     for name in todo:
         job = sweep.jobs[name]
@@ -45,7 +45,7 @@ class _Running:
     processes: list[subprocess.Popen[bytes]]
 
     def poll(self) -> int | None:
-        """The worst exit status once all ranks have ended."""
+        """Return the worst exit status once all ranks have ended, else None."""
         statuses = [process.poll() for process in self.processes]
         if any(status not in (None, 0, STOPPED) for status in statuses):  # the others would wait for it
             for process in self.processes:
@@ -64,9 +64,12 @@ class LocalPool:
         self._running: list[_Running] = []
 
     def run(self, todo: Sequence[str]) -> bool:
-        """Do jobs as soon as their inputs are there; what fails blocks only what needs it. Whether all are done.
+        """Run jobs as soon as their inputs exist; a failure blocks only the jobs that need it.
 
-        Ctrl-C lets all running jobs save their state and ends; the next call continues.
+        Ctrl-C makes all running jobs save, then ends; the next call continues.
+
+        Returns:
+            Whether all jobs are done.
         """
         waiting, open_names, bad = list(todo), set(todo), set[str]()
         before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -129,21 +132,21 @@ class LocalPool:
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
-                        start_new_session=True,  # the terminal's Ctrl-C is for us alone
+                        start_new_session=True,  # the terminal's Ctrl-C must reach only this process
                     )
                 )
         self._running.append(_Running(name, slot, processes))
         print(f"started   {name}  {job.label}", flush=True)
 
     def _finished(self) -> list[tuple[str, bool]]:
-        """(name, failed) of the jobs that have ended since the last call."""
+        """List (name, failed) of the jobs that have ended since the last call."""
         ended = []
         for running in list(self._running):
             status = running.poll()
             if status is None:
                 continue
             self._running.remove(running)
-            if status == STOPPED:  # by somebody else's signal: no failure, and no result
+            if status == STOPPED:  # by a signal from outside: neither failed nor done
                 raise KeyboardInterrupt
             _note(self._folder, running.name, failed=status != 0)
             if status:

@@ -1,4 +1,4 @@
-"""What a sweep file says: sources, targets, methods and seeds, and what the jobs ask of a cluster. No torch here."""
+"""Options of a sweep file: sources, targets, methods, seeds, and the jobs' needs on a cluster. No torch here."""
 
 import re
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ _TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
 
 
 def _minutes(value: Any) -> Any:
-    """SLURM's "1-12:00:00" or "36:00:00" as minutes; a number is minutes already."""
+    """Convert SLURM's "1-12:00:00" or "36:00:00" to minutes; a number is taken as minutes."""
     if isinstance(value, str) and not value.isdecimal():
         match = _TIME.fullmatch(value)
         if match is None:
             raise ValueError(
-                f"{value!r} is no time: write minutes, hours:minutes:seconds or days-hours:minutes:seconds"
+                f"{value!r} is not a time: write minutes, hours:minutes:seconds or days-hours:minutes:seconds"
             )
         days, first, second, third = (int(part or 0) for part in match.groups())
         seconds = days * 86400 + (first * 3600 + second * 60 + third if match[1] or match[4] else first * 60 + second)
@@ -28,7 +28,7 @@ def _minutes(value: Any) -> Any:
 
 
 class Needs(Options):
-    """What one training asks of the cluster. Jobs that train nothing ask for one task."""
+    """The resources of one training on a cluster. Jobs that train nothing get one task."""
 
     nodes: Annotated[int, Field(ge=1, le=4096)] = Field(default=1, description="number of nodes")
     gpus: Annotated[int, Field(ge=0, le=64)] = Field(default=1, description="GPUs per node, one task each; 0: none")
@@ -69,35 +69,35 @@ class Needs(Options):
 
     @property
     def light(self) -> "Needs":
-        """What a job asks for that trains nothing."""
+        """The resources of a job that trains nothing."""
         few = {"nodes": 1, "gpus": min(1, self.gpus), "tasks": None, "memory": None}
         return self.model_copy(update=few)
 
 
-def said_by_the_file(overrides: Mapping[str, Any]) -> dict[str, str]:
-    """Of sections of options, those that would not be heard: their names, and what of a sweep file says them."""
+def set_elsewhere(overrides: Mapping[str, Any]) -> dict[str, str]:
+    """List the overrides that would have no effect in a sweep: option -> what to do instead."""
     places = {
-        "seed": "is for seeds to say",
-        "data_seed": "is for data_seeds to say",
-        "model.arch": "is for sources to say",
-        "method.name": "is for methods to say",
-        "run.dir": "is for --dir to say",
-        "run.name": "is for the file's name to say",
+        "seed": "set `seeds` in the sweep file instead",
+        "data_seed": "set `data_seeds` in the sweep file instead",
+        "model.arch": "set `sources` in the sweep file instead",
+        "method.name": "set `methods` in the sweep file instead",
+        "run.dir": "pass --dir instead",
+        "run.name": "rename the sweep file instead",
     }
 
     def given(name: str) -> bool:
-        found: Any = overrides
+        section: Any = overrides
         for part in name.split("."):
-            if not isinstance(found, Mapping) or part not in found:
+            if not isinstance(section, Mapping) or part not in section:
                 return False
-            found = found[part]
+            section = section[part]
         return True
 
-    return {name: saying for name, saying in places.items() if given(name)}
+    return {name: advice for name, advice in places.items() if given(name)}
 
 
 class Experiment(Options):
-    """Methods on networks. Each method runs on each source; what IMP finds there goes to each target."""
+    """Methods on networks: each method runs on each source, and IMP's tickets are transferred to each target."""
 
     sources: Annotated[tuple[ArchName, ...], Field(min_length=1)] = Field(
         description="networks that the methods run on"
@@ -114,18 +114,18 @@ class Experiment(Options):
     )
     seeds: tuple[_Seed, ...] | None = Field(default=None, description="seeds of these runs; null: the sweep's")
     data_seeds: tuple[_Seed, ...] | None = Field(
-        default=None, description="data orders after the rewind step for each seed; null: the seed's own"
+        default=None, description="data orders after the rewind step, for each seed; null: one, given by the seed"
     )
     overrides: dict[str, Any] = Field(default={}, description="sections of options over the recipe's and the sweep's")
 
     @model_validator(mode="after")
     def _targets_differ(self) -> Self:
         if len(set(self.sources)) < len(self.sources) or len(set(self.targets)) < len(self.targets):
-            raise ValueError("sources and targets name each network once")
-        for name, saying in said_by_the_file(self.overrides).items():
-            raise ValueError(f"overrides.{name}: {saying}")
+            raise ValueError("sources and targets must name each network once")
+        for name, advice in set_elsewhere(self.overrides).items():
+            raise ValueError(f"overrides.{name}: {advice}")
         if "method" in self.overrides:
-            raise ValueError("overrides.method: is for methods to say")
+            raise ValueError("overrides.method: set `methods` in the sweep file instead")
         return self
 
 
@@ -152,7 +152,7 @@ class SweepOptions(Options):
     needs: Needs = Field(default=Needs(), description="what one training asks of the cluster")
 
     @model_validator(mode="after")
-    def _overrides_are_heard(self) -> Self:
-        for name, saying in said_by_the_file(self.overrides).items():
-            raise ValueError(f"overrides.{name}: {saying}")
+    def _overrides_have_effect(self) -> Self:
+        for name, advice in set_elsewhere(self.overrides).items():
+            raise ValueError(f"overrides.{name}: {advice}")
         return self

@@ -1,4 +1,4 @@
-"""From a sweep file to one graph of jobs: each job once, named by the hash of what determines its result."""
+"""Expand a sweep file to one graph of jobs: each job once, named by the hash of what determines its result."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,13 +19,13 @@ from elth_dist.sweeps.options import Experiment, SweepOptions
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job of a sweep, of one run or of several that share it."""
+    """One job of a sweep, possibly shared by several runs."""
 
     name: str  # kind and identity: the same in every sweep
-    job: Job  # under that name, its inputs under theirs
-    config: Config  # of the first run that has it
+    job: Job  # with this name, and its inputs' names in the sweep
+    config: Config  # of the first run that contains the job
     label: str  # its name in that run
-    group: str  # equal for jobs that differ in their seeds alone
+    group: str  # equal for jobs that differ only in seeds
 
     @property
     def inputs(self) -> list[str]:
@@ -42,19 +42,19 @@ class Sweep:
     jobs: Mapping[str, SweepJob]  # by name, inputs first
 
     def with_inputs(self, name: str) -> dict[str, SweepJob]:
-        """A job and all that it needs, directly or not."""
-        found: dict[str, SweepJob] = {}
+        """Return a job and all jobs that it needs, directly or indirectly."""
+        needed: dict[str, SweepJob] = {}
         waiting = [name]
         while waiting:
             name = waiting.pop()
-            if name not in found:
-                found[name] = self.jobs[name]
+            if name not in needed:
+                needed[name] = self.jobs[name]
                 waiting += self.jobs[name].inputs
-        return found
+        return needed
 
     @property
     def finals(self) -> list[str]:
-        """Jobs that nothing else needs: what the sweep is made for."""
+        """The jobs that no other job needs: the results of the sweep."""
         needed = {name for job in self.jobs.values() for name in job.inputs}
         return [name for name in self.jobs if name not in needed]
 
@@ -83,14 +83,14 @@ def plugins_of(path: Path) -> list[str]:
 
 
 def plan_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
-    """Expand a sweep file to the jobs of all its runs, shared ones once.
+    """Expand a sweep file to the jobs of all its runs, with shared jobs planned once.
 
     Args:
         path: the sweep file.
-        overrides: sections of options from the command line, over everything.
+        overrides: sections of options from the command line, which override all others.
 
     Raises:
-        UserError: naming the file, the option and what would be valid.
+        UserError: names the file, the option and what is valid.
     """
     overrides = overrides or {}
     plugins = tuple(overrides.get("plugins") or plugins_of(path))
@@ -104,7 +104,7 @@ def plan_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
 
 
 def run_jobs(config: Config) -> list[SweepJob]:
-    """The jobs of one run, as a sweep names them, inputs first."""
+    """List the jobs of one run under their names in a sweep, inputs first."""
     return _named(config, make_plan(config.method, config.setting))
 
 
@@ -125,7 +125,7 @@ def _named(config: Config, plan: Plan) -> list[SweepJob]:
 
 
 def read_job(config_yaml: str, name: str) -> tuple[Config, Plan, dict[str, SweepJob]]:
-    """A job's run again, from the configuration that was written for it: its plan, and its jobs by name.
+    """Plan a job's run again from the configuration written for it; return configuration, plan, and jobs by name.
 
     Raises:
         UserError: the configuration no longer leads to that job: the code, a plugin or a ticket file has changed.
@@ -137,8 +137,8 @@ def read_job(config_yaml: str, name: str) -> tuple[Config, Plan, dict[str, Sweep
     jobs = {job.name: job for job in _named(config, plan)}
     if name not in jobs:
         raise UserError(
-            f"{name}: its configuration leads to other jobs here; elth_dist, a plugin or a ticket file is not the one "
-            "that it was planned with; submit the sweep again"
+            f"{name}: its configuration now leads to other jobs, because elth_dist, a plugin or a ticket file has "
+            "changed since it was planned; submit the sweep again"
         )
     return config, plan, jobs
 
@@ -158,7 +158,7 @@ def _configs(path: Path, options: SweepOptions, overrides: Mapping[str, Any]) ->
 
 
 def _add_transfers(merged: dict[str, Any], experiment: Experiment, method: Mapping[str, Any], source: str) -> None:
-    """Every way of transferring, to every target but the source itself. Only IMP has tickets to transfer."""
+    """Add each kind of transfer to each target but the source itself. Only IMP has tickets to transfer."""
     chosen = merged.get("method")
     if isinstance(chosen, dict) and chosen.get("name") == "imp" and "transfers" not in method:
         others = [target for target in experiment.targets if target != source]

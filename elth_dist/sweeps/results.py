@@ -1,4 +1,4 @@
-"""What a sweep has shown so far: one row for all seeds of an experiment, as a table, CSV and figure."""
+"""The results of a sweep so far: one row per experiment over all its seeds, as a table, CSV and figure."""
 
 import csv
 import io
@@ -27,19 +27,19 @@ class Summary:
 
 
 def summaries(sweep: Sweep, folder: SweepFolder, done: Sequence[str]) -> list[Summary]:
-    """Everything that has trained to the end, in the plan's order; jobs that differ in seeds alone are one."""
+    """Summarise every job that trained to the end, in the plan's order; one summary for jobs that differ in seeds."""
     directory = RunDirectory(folder.root, folder.jobs)
     whole = set(done)
-    # a job's row tells also of what it came from
+    # a job's row also depends on the jobs that it needs
     jobs = [name for name in sweep.jobs if whole.issuperset(sweep.with_inputs(name))]
     groups: dict[str, list[tuple[str, ResultRow]]] = {}
     for name, row in result_rows([sweep.jobs[name].job for name in jobs], directory).items():
         groups.setdefault(sweep.jobs[name].group, []).append((seeds_of(sweep.jobs[name]), row))
-    return [_summary(found) for found in groups.values()]
+    return [_summary(group) for group in groups.values()]
 
 
-def _summary(found: Sequence[tuple[str, ResultRow]]) -> Summary:
-    rows = [row for _, row in found]
+def _summary(by_seed: Sequence[tuple[str, ResultRow]]) -> Summary:
+    rows = [row for _, row in by_seed]
     top1 = tuple(row.top1 for row in rows if row.top1 is not None)
     top5 = tuple(row.top5 for row in rows if row.top5 is not None)
     extra = {"± top-1": _deviation(top1), "seeds": str(len(rows)), **rows[0].extra}
@@ -50,7 +50,7 @@ def _summary(found: Sequence[tuple[str, ResultRow]]) -> Summary:
         top5=statistics.mean(top5),
         extra=extra,
     )
-    return Summary(mean, tuple(seed for seed, _ in found), top1, top5)
+    return Summary(mean, tuple(seed for seed, _ in by_seed), top1, top5)
 
 
 def _deviation(values: Sequence[float]) -> str:
@@ -58,30 +58,30 @@ def _deviation(values: Sequence[float]) -> str:
 
 
 def write_results(sweep: Sweep, folder: SweepFolder, done: Sequence[str]) -> None:
-    """Print the table; leave it as Markdown, CSV (with each seed's figures) and PNG."""
-    found = summaries(sweep, folder, done)
-    if not found:
+    """Print the table and write it as Markdown, CSV (with the accuracies of each seed) and PNG."""
+    experiments = summaries(sweep, folder, done)
+    if not experiments:
         print("nothing has trained to the end yet")
         return
-    rows = [summary.row for summary in found]
+    rows = [summary.row for summary in experiments]
     figure = folder.results.with_suffix(".png")
     print_table(rows, title=sweep.name)
     note = "Accuracies are means over the seeds; ± is the sample standard deviation of top-1, in percentage points."
     text = f"# {sweep.name}\n\n{render_markdown(rows)}\n{note}\n\n![]({figure.name})\n"
     write_atomically(folder.results, text.encode())
-    write_atomically(folder.results.with_suffix(".csv"), _csv(found).encode())
+    write_atomically(folder.results.with_suffix(".csv"), _csv(experiments).encode())
     plot_top1(rows, figure, title=sweep.name)
     print(f"\nResults  {folder.results}, .csv and .png", flush=True)
 
 
-def _csv(found: Sequence[Summary]) -> str:
-    """One line an experiment and seed, then its mean and deviation; accuracies as fractions."""
+def _csv(experiments: Sequence[Summary]) -> str:
+    """Write one line per experiment and seed, then its mean and deviation; accuracies as fractions."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
         ["network", "arch", "level", "density", "seeds", "top1_mean", "top1_std", "top5_mean", "top5_std", "top1_each"]
     )
-    for summary in found:
+    for summary in experiments:
         row = summary.row
         figures = []
         for values in (summary.top1, summary.top5):

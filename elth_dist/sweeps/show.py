@@ -1,4 +1,4 @@
-"""What people see of a sweep: the plan as a tree with what it costs, and the live table of its jobs."""
+"""Show a sweep: the plan as a tree with predicted costs, and the live table of its jobs."""
 
 import time
 from collections import Counter
@@ -20,8 +20,8 @@ _STYLES = {"done": "green", "running": "cyan", "queued": "yellow", "failed": "re
 _ORDER: Sequence[State] = ("done", "running", "queued", "open", "blocked", "failed")
 
 
-def print_plan(sweep: Sweep, found: Mapping[str, State], predictor: Predictor) -> None:
-    """The tree of jobs (seeds on one line, each job below the one whose ticket it takes), and the totals."""
+def print_plan(sweep: Sweep, state_of: Mapping[str, State], predictor: Predictor) -> None:
+    """Print the tree of jobs (seeds on one line, each job below the job whose ticket it takes) and the totals."""
     console = _console()
     groups: dict[str, list[SweepJob]] = {}
     for job in sweep.jobs.values():
@@ -40,15 +40,15 @@ def print_plan(sweep: Sweep, found: Mapping[str, State], predictor: Predictor) -
         cost = Cost.total(predictor.cost(job.name) for job in jobs)
         if cost.flops != 0:
             line.append(f"  {_cost(cost)}", style="blue")
-        states = Counter(found[job.name] for job in jobs)
+        states = Counter(state_of[job.name] for job in jobs)
         if set(states) != {"open"}:
             line.append(f"  {_count(states)}", style="green")
         branches[group] = above.add(line)
     console.print(tree)
     total = Cost.total(predictor.cost(name) for name in sweep.jobs)
-    left = Cost.total(predictor.cost(name) for name, state in found.items() if state != "done")
+    left = Cost.total(predictor.cost(name) for name, state in state_of.items() if state != "done")
     alone = predictor.alone()
-    states = Counter(found.values())
+    states = Counter(state_of.values())
     networks = len(sweep.finals)
     console.print(f"{len(sweep.jobs)} jobs for {networks} final networks: {_count(states)}")
     console.print(f"whole sweep          {_cost(total)}")
@@ -68,28 +68,28 @@ def print_plan(sweep: Sweep, found: Mapping[str, State], predictor: Predictor) -
 
 
 def print_status(sweep: Sweep, folder: SweepFolder, states: Callable[[], Mapping[str, State]], *, follow: bool) -> None:
-    """The table of all jobs; on a terminal and with `follow` it lives until nothing is queued or running."""
+    """Print the table of all jobs; with `follow` on a terminal, update it until nothing is queued or running."""
     console = _console()
     if not (follow and console.is_terminal):
         console.print(_table(sweep, folder, states()))
         return
     with rich.live.Live(console=console, refresh_per_second=1) as live:
         while True:
-            found = states()
-            live.update(_table(sweep, folder, found))
-            if not {"queued", "running"}.intersection(found.values()):
+            state_of = states()
+            live.update(_table(sweep, folder, state_of))
+            if not {"queued", "running"}.intersection(state_of.values()):
                 return
             time.sleep(5)
 
 
-def _table(sweep: Sweep, folder: SweepFolder, found: Mapping[str, State]) -> rich.table.Table:
-    table = rich.table.Table(title=f"{sweep.name}: {_count(Counter(found.values()))}", title_justify="left")
+def _table(sweep: Sweep, folder: SweepFolder, state_of: Mapping[str, State]) -> rich.table.Table:
+    table = rich.table.Table(title=f"{sweep.name}: {_count(Counter(state_of.values()))}", title_justify="left")
     for heading in ("job", "what", "seed", "state", "details"):
         table.add_column(heading, overflow="fold")
     records = folder.records()
     for name, job in sweep.jobs.items():
-        state = found[name]
-        details = _details(job, folder, state, records.get(name), found)
+        state = state_of[name]
+        details = _details(job, folder, state, records.get(name), state_of)
         table.add_row(
             name, describe(job), seeds_of(job), rich.text.Text(state, style=_STYLES[state]), rich.text.Text(details)
         )
@@ -97,7 +97,7 @@ def _table(sweep: Sweep, folder: SweepFolder, found: Mapping[str, State]) -> ric
 
 
 def _details(
-    job: SweepJob, folder: SweepFolder, state: State, record: Record | None, found: Mapping[str, State]
+    job: SweepJob, folder: SweepFolder, state: State, record: Record | None, state_of: Mapping[str, State]
 ) -> str:
     match state:
         case "done":
@@ -116,7 +116,7 @@ def _details(
             assert record is not None
             return f"{last_line(Path(record.log))} ({record.log})"
         case "blocked":
-            return f"needs {', '.join(name for name in job.inputs if found[name] in ('failed', 'blocked'))}"
+            return f"needs {', '.join(name for name in job.inputs if state_of[name] in ('failed', 'blocked'))}"
         case "open":
             return ""
 
@@ -140,5 +140,5 @@ def _duration(seconds: float) -> str:
 def _console() -> rich.console.Console:
     console = rich.console.Console(highlight=False)
     if not console.is_terminal:
-        console.width = 200  # a log has no edge to break lines at
+        console.width = 200  # do not break lines in a log
     return console

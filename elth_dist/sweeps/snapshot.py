@@ -1,4 +1,4 @@
-"""The code that queued jobs run: a copy, so that editing the checkout or a plugin does not change them."""
+"""Copy the code that queued jobs run, so that edits of the checkout or a plugin do not change them."""
 
 import hashlib
 import json

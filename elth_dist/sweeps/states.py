@@ -1,4 +1,4 @@
-"""What has become of each job of a sweep, from its folder and from SLURM's queue. Nothing runs for this."""
+"""The state of each job of a sweep, read from its folder and from SLURM's queue."""
 
 import fcntl
 import getpass
@@ -19,36 +19,36 @@ State = Literal["done", "running", "queued", "failed", "blocked", "open"]
 
 
 def slurm_queue(folder: SweepFolder, records: Mapping[str, Record]) -> dict[str, str]:
-    """What SLURM says of this user's jobs: number -> PENDING, RUNNING, ... UserError if it cannot be asked.
+    """Ask SLURM for the states of this user's jobs: number -> PENDING, RUNNING, ... UserError if squeue fails.
 
-    Not asked, and empty, where all that was sent has come back: a finished sweep needs no cluster.
+    If every submitted job has a result, SLURM is not asked and the result is empty: a finished sweep needs no cluster.
     """
     if not any(record.slurm and not folder.job(name).result.exists() for name, record in records.items()):
         return {}
     command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     except subprocess.CalledProcessError as error:
         raise UserError(f"squeue: {error.stderr or error.stdout}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"squeue: {error}; is this a machine of the cluster?") from None
-    return dict(line.split("|", maxsplit=1) for line in found.stdout.splitlines() if "|" in line)
+    return dict(line.split("|", maxsplit=1) for line in listing.stdout.splitlines() if "|" in line)
 
 
 def states(sweep: Sweep, folder: SweepFolder, *, verify: bool) -> dict[str, State]:
-    """What has become of every job of a sweep.
+    """Determine the state of every job of a sweep.
 
     Args:
         sweep: the plan.
-        folder: where it lies.
-        verify: read every file of every finished job, as before a submission; else trust what results say.
+        folder: the sweep's folder.
+        verify: check every file of every finished job, as before a submission; else trust result.json.
     """
     records = folder.records()
     queue = slurm_queue(folder, records)
-    found: dict[str, State] = {}
+    state_of: dict[str, State] = {}
     for name, job in sweep.jobs.items():
-        found[name] = _state(job, folder, records.get(name), queue, found, verify=verify)
-    return found
+        state_of[name] = _state(job, folder, records.get(name), queue, state_of, verify=verify)
+    return state_of
 
 
 def _state(
@@ -70,12 +70,12 @@ def _state(
     if any(before[name] in ("failed", "blocked") for name in job.inputs):
         return "blocked"
     if record is not None and (record.slurm is not None or record.failed) and not result.result.exists():
-        return "failed"  # sent to SLURM, in the queue no more, and without a result
+        return "failed"  # sent to SLURM, no longer in the queue, and without a result
     return "open"
 
 
 def _in_use(lock: Path) -> bool:
-    """Whether some process holds a run directory (see RunDirectory.prepare)."""
+    """Tell whether a process holds a run directory (see RunDirectory.prepare)."""
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -88,7 +88,7 @@ def _in_use(lock: Path) -> bool:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running job is."""
+    """The progress of a running job."""
 
     share: float  # of its steps, in [0, 1]
     seconds_left: float | None
@@ -96,7 +96,7 @@ class Progress:
 
 
 def progress(job: SweepJob, folder: SweepFolder) -> Progress | None:
-    """From what a running job has reported; None if it has not yet."""
+    """Read the progress that a running job has reported; None if it has reported nothing yet."""
     directory = folder.logs(job.name)
     metrics = directory / "metrics.jsonl"
     options = job.job.options
@@ -123,7 +123,7 @@ def progress(job: SweepJob, folder: SweepFolder) -> Progress | None:
 
 
 def last_line(path: Path) -> str:
-    """The last thing that a job said, without what the machinery around it added."""
+    """Return the last error in a job's output, else its last line, without lines of SLURM."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
@@ -134,18 +134,18 @@ def last_line(path: Path) -> str:
 
 
 def measured(sweep: Sweep, folder: SweepFolder) -> dict[str, dict[str, Any]]:
-    """Metrics of the finished jobs."""
-    found = {}
+    """Read the metrics of the finished jobs."""
+    metrics = {}
     for name in sweep.jobs:
         result = folder.job(name)
         if result.result.exists():
-            found[name] = result.read().metrics
-    return found
+            metrics[name] = result.read().metrics
+    return metrics
 
 
 def measured_speeds(sweep: Sweep, folder: SweepFolder) -> dict[str, float]:
-    """images/s of one process by network, as the sweep's own trainings have shown."""
-    found: dict[str, list[float]] = {}
+    """Measure images per second of one process, by network, from the sweep's own trainings."""
+    speeds_of: dict[str, list[float]] = {}
     for name, job in sweep.jobs.items():
         setting, path = job.job.options.network_setting, folder.logs(name) / "metrics.jsonl"
         if setting is None or not path.exists():
@@ -153,8 +153,8 @@ def measured_speeds(sweep: Sweep, folder: SweepFolder) -> dict[str, float]:
         speeds = [row["time/images_per_second"] for row in read(path) if "time/images_per_second" in row]
         if speeds:
             ranks = _world_size(folder.logs(name) / "environment.json")
-            found.setdefault(setting.model.arch, []).append(sorted(speeds)[len(speeds) // 2] / ranks)
-    return {arch: sum(speeds) / len(speeds) for arch, speeds in found.items()}
+            speeds_of.setdefault(setting.model.arch, []).append(sorted(speeds)[len(speeds) // 2] / ranks)
+    return {arch: sum(speeds) / len(speeds) for arch, speeds in speeds_of.items()}
 
 
 def _world_size(environment: Path) -> int:

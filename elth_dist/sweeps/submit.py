@@ -1,4 +1,4 @@
-"""The jobs of a sweep to SLURM: arrays of jobs that need the same, after the jobs whose results they need."""
+"""Submit the jobs of a sweep to SLURM: arrays of jobs with equal needs, after the jobs whose results they need."""
 
 import shlex
 import subprocess
@@ -17,27 +17,27 @@ from elth_dist.sweeps.worker import run_in_slurm
 #: Fewer than any cluster's MaxArraySize (SLURM's default is 1001).
 _LONGEST_ARRAY = 500
 
-#: As many threads as the job has cores, not as the node has: jobs that share one would take them from each other.
+#: Set threads to the cores of the job, not of the node, which jobs may share.
 _THREADS = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
 
-#: A signal that comes while python starts waits for the training: it would end the task, and so the job for good.
-#: (An `env` of coreutils before 8.31 cannot hold signals back; there such a one ends the job.)
+#: Block signals while python starts, where they would end the task and thereby the job; the training unblocks them.
+#: (`env` of coreutils before 8.31 cannot block signals; there, an early signal ends the job.)
 _HOLD = "HOLD='env --block-signal=TERM --block-signal=USR1 --block-signal=USR2'; $HOLD true 2>/dev/null || HOLD="
 _PYTHON = f"$HOLD {shlex.quote(sys.executable)}"
 
 
 def submit(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], needs: Needs, max_parallel: int | None) -> None:
-    """Put jobs into SLURM's queue; nothing of this process needs to stay alive for them.
+    """Put jobs into SLURM's queue; this process may end then.
 
     Args:
         sweep: the plan.
         folder: on a file system that all nodes see.
         todo: names of the jobs, inputs first; their other inputs are done or in the queue.
-        needs: of a training.
+        needs: the resources of a training.
         max_parallel: how many jobs of one array may run at once.
 
     Raises:
-        UserError: SLURM refuses; what was submitted before stays submitted and is written down.
+        UserError: SLURM refuses; jobs submitted before stay submitted and recorded.
     """
     code = take_snapshot(folder.code)
     waiting = list(todo)
@@ -62,7 +62,7 @@ def submit(sweep: Sweep, folder: SweepFolder, todo: Sequence[str], needs: Needs,
 
 
 def cancel(folder: SweepFolder, names: Mapping[str, Record]) -> None:
-    """Take jobs out of the queue and off the nodes, and forget that they were sent. UserError if SLURM refuses."""
+    """Cancel queued and running jobs, and forget that they were sent. UserError if SLURM refuses."""
     numbers = [record.slurm for record in names.values() if record.slurm]
     for first in range(0, len(numbers), _LONGEST_ARRAY):
         command = ["scancel", *numbers[first : first + _LONGEST_ARRAY]]
@@ -76,7 +76,7 @@ def cancel(folder: SweepFolder, names: Mapping[str, Record]) -> None:
 
 
 def _is_light(job: SweepJob) -> bool:
-    """Whether a job runs no network on the data."""
+    """Tell whether a job runs no network on the data."""
     return job.job.options.network_setting is None
 
 
@@ -89,7 +89,7 @@ def _send(
     code: Path,
     max_parallel: int | None,
 ) -> list[str]:
-    """One array, or one job; SLURM's numbers in the jobs' order."""
+    """Submit one array, or one job; return SLURM's numbers in the jobs' order."""
     import submitit
 
     for job in jobs:
@@ -97,7 +97,7 @@ def _send(
     more: dict[str, object] = {"requeue": True, "kill-on-invalid-dep": "yes"}
     if after:
         more["dependency"] = f"afterok:{':'.join(after)}"
-    # `python -m` would otherwise look into the folder that sbatch was called in first: the checkout
+    # else `python -m` imports from the folder that sbatch was called in: the checkout
     path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     wanted: dict[str, object] = {
         "name": title,
@@ -114,14 +114,14 @@ def _send(
         "slurm_signal_delay_s": needs.notice,
         "slurm_array_parallelism": max_parallel or len(jobs),
         "slurm_setup": [_THREADS, _HOLD, *needs.setup, path],
-        # a rank that fails ends the others; and since SLURM 22.05 srun must be told the CPUs again
+        # end all ranks if one fails; since SLURM 22.05, srun needs the number of CPUs again
         "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={needs.cpus}"],
         "slurm_stderr_to_stdout": True,
         "slurm_additional_parameters": more,
     }
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # submitit's, about clusters that are not this one
+            warnings.simplefilter("ignore")  # submitit warns about other clusters
             executor = submitit.AutoExecutor(folder=folder.slurm, cluster="slurm", slurm_python=_PYTHON)
             executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
             with executor.batch():

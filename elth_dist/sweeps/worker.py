@@ -1,4 +1,4 @@
-"""Doing one job of a sweep, in a process of its own or in one that SLURM started for each rank.
+"""Run one job of a sweep, in a process of its own or in one SLURM task per rank.
 
 python -m elth_dist.sweeps.worker SWEEP_FOLDER JOB      (ranks from RANK, WORLD_SIZE, LOCAL_RANK)
 """
@@ -17,18 +17,18 @@ from elth_dist.runtime.slurm import preempted, requeue, slurm_ranks
 from elth_dist.sweeps.folder import SweepFolder
 from elth_dist.sweeps.plan import read_job
 
-#: Exit status of a job that a signal stopped: its state is safe, the same command continues from there.
+#: Exit status of a job that a signal stopped: its state is saved, and the same command continues.
 STOPPED = 75
-#: Held back until the training listens; what comes earlier is then not lost.
+#: Signals blocked until the training handles them, so that an early one is not lost.
 _HELD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def do(folder: SweepFolder, name: str) -> list[str] | None:
-    """Do a job with all ranks that the environment names; see jobs.walk for what it returns and raises."""
+    """Run a job with all ranks of the environment; returns and raises as jobs.walk does."""
     from elth_dist.jobs.walk import walk
 
     config, plan, jobs = read_job(folder.config(name).read_text(), name)
-    if config.data.root == folder.digits:  # written by version 0.1.0, which gave the place as the user's
+    if config.data.root == folder.digits:  # configurations of version 0.1.0 name this folder as the user's
         data = config.data.model_copy(update={"root": None})
         plan = plan.on(config.setting.model_copy(update={"data": data}))
     known = {job.name: job.job for job in jobs.values()}
@@ -36,9 +36,9 @@ def do(folder: SweepFolder, name: str) -> list[str] | None:
 
 
 def run_in_slurm(root: str, name: str) -> None:
-    """What each SLURM task of a job runs. Leaves through SystemExit unless the job is done."""
+    """Run a job in one of its SLURM tasks; raises SystemExit unless the job is done."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    # not submitit's handlers: they save in the middle of a step, on rank 0 alone, and are deaf to SIGTERM
+    # not submitit's handlers, which save in the middle of a step, on rank 0 only, and ignore SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, lambda *_: None)
     signal.signal(signal.SIGUSR2, lambda *_: None)
@@ -55,10 +55,10 @@ def run_in_slurm(root: str, name: str) -> None:
 
 
 def _leave_to_slurm(rank: int, received: list[str]) -> None:
-    """The state is safe. Never returns: a status of 0 would let jobs start that need this one's result.
+    """Wait for SLURM to end the job, after its state is saved. Never returns: a status of 0 would start dependent jobs.
 
-    At a time limit rank 0 puts the job back into the queue, once. At a preemption SLURM does that by itself when the
-    grace time is over; leaving earlier would end the job for good.
+    At a time limit, rank 0 requeues the job once. At a preemption, SLURM requeues it when the grace time is over; a job
+    that exits earlier ends for good.
     """
     if rank == 0:
         if preempted():
@@ -73,7 +73,7 @@ def _leave_to_slurm(rank: int, received: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Do the job that a command line names. The exit status: 0 done, STOPPED, 2 or 1 as python -m elth_dist.train."""
+    """Run the job of a command line; exit status 0: done, STOPPED, or 2 and 1 as for python -m elth_dist.train."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     root, name = arguments
     folder = SweepFolder(Path(root))
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
 def _start_logging(rank: int) -> None:
     level = logging.WARNING if rank == 0 else logging.ERROR
     logging.basicConfig(level=level, format="elth_dist: warning: %(message)s")
-    logging.getLogger("submitit").propagate = False  # it speaks for itself
+    logging.getLogger("submitit").propagate = False  # submitit logs by itself
 
 
 if __name__ == "__main__":

@@ -15,21 +15,21 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Around what fetches a batch."""
+        """Count the time in the block as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Around what is no training: evaluation, checkpoints."""
+        """Exclude the time in the block from training: evaluation, checkpoints."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
 
     def lap(self) -> tuple[float, float]:
-        """(seconds of training, seconds of them waiting for data) since the last lap."""
+        """Return (seconds of training, of which seconds waiting for data) since the last lap."""
         now = time.perf_counter()
-        found = now - self._start - self._paused, self._waited
+        times = now - self._start - self._paused, self._waited
         self._start, self._waited, self._paused = now, 0.0, 0.0
-        return found
+        return times

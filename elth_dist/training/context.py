@@ -1,4 +1,4 @@
-"""What every training of a run shares with the others."""
+"""What all trainings of a run share."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from elth_dist.runtime.watchdog import Watchdog
 
 @dataclass(frozen=True)
 class Context:
-    """The surroundings of a training: other ranks, the data, what the user sees, and what may interrupt it."""
+    """The environment of a training: ranks, dataset, reporter, stop signals and watchdog."""
 
     ranks: Ranks
     dataset: Dataset

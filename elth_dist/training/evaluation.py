@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 def correct_counts(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of [B, classes] logits have their label first, and among the first five (of fewer classes: all).
+    """Count the [B, classes] logits with their label first, and among the first five (or all, if fewer classes).
 
     Labels of -1 are never correct. Returns two 0-d float64 tensors.
     """

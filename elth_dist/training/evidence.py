@@ -1,4 +1,4 @@
-"""What criteria measure on a network at theta_r: gradients of the global batch, Hessian products, input norms."""
+"""Measure a network at theta_r for criteria: gradients of the global batch, Hessian products, input norms."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -14,15 +14,15 @@ from elth_dist.training.gradients import GlobalBatches, hessian_gradient_product
 from elth_dist.training.loop import Stopped
 from elth_dist.training.options import TrainOptions
 
-# Cost of a measurement per sample, in dense forward passes: a gradient is 3; a Hessian product takes another gradient
-# and a backward pass through that, which is twice its cost.
+# Cost of a measurement per sample, in dense forward passes: 3 for a gradient; a Hessian product needs another gradient
+# and a backward pass through it, at twice its cost.
 _GRADIENT, _HESSIAN_PRODUCT, _FORWARD = 3, 3 + 6, 1
 
 
 class NetworkEvidence:
     """The Evidence protocol (sparsity.criteria.base) on a bare network of this rank.
 
-    The model's BatchNorm is put into the mode that a measurement asks for, and its running statistics may change.
+    A measurement sets the mode of the model's BatchNorm and may change its running statistics.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class NetworkEvidence:
             name: of the job, for people.
             model: on the ranks' device.
             masks: dense masks of the weights that compete.
-            train: global batch and accumulation of the batches that are looked at.
+            train: sets the global batch and accumulation.
             seed: the run's.
             context: ranks, dataset, and what may interrupt a measurement.
         """
@@ -106,7 +106,7 @@ class NetworkEvidence:
             batches.close()
 
     def _look(self, batches: int | None, training: bool, passes: int) -> GlobalBatches:
-        """The global batches of a measurement that costs so many forward passes; puts the model into its mode."""
+        """Return the global batches of a measurement, count its `passes` forward passes, set the model's mode."""
         self._model.train(training)
         if batches not in self._batches:
             self._batches[batches] = GlobalBatches(
@@ -126,7 +126,7 @@ class NetworkEvidence:
         self.flops += passes * 2 * count_layers(self._model, (3, size, size)).macs
 
     def _beat(self) -> None:
-        """Between two passes, on all ranks alike. Stopped, if a signal asked for it: the job then starts over."""
+        """Report progress between two passes, on all ranks; raise Stopped on a signal: the job then starts over."""
         self._context.watchdog.beat()
         if self._context.stop.poll():
             raise Stopped(self._name, 0)

@@ -1,8 +1,7 @@
-"""Gradients of the global batch for the criteria that need them, on the bare network before any engine wraps it.
+"""Gradients of the global batch for criteria, on the bare network before an engine wraps it.
 
-Means over samples, over micro-batches and over ranks are one mean here: what comes out is a function of the global
-batches, however many ranks share them and however often each accumulates. (With BatchNorm in training mode, each
-micro-batch has statistics of its own, as it has in training.)
+Averages run over all samples of the global batches, so that the number of ranks and of micro-batches does not change
+them. (With BatchNorm in training mode, each micro-batch has its own statistics, as in training.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ from elth_dist.runtime.ranks import Ranks
 
 
 class GlobalBatches:
-    """The same global batches of the training set in each pass over it: this rank's micro-batches of them."""
+    """This rank's micro-batches of fixed global batches of the training set: each pass yields the same ones."""
 
     def __init__(
         self,
@@ -36,8 +35,8 @@ class GlobalBatches:
             seed: of the samples' order and augmentation.
             global_batch: samples over all ranks and micro-batches.
             accumulate: micro-batches that a rank cuts its part into.
-            batches: how many global batches a pass has; None: an epoch's.
-            beat: called with each micro-batch (a watchdog's).
+            batches: number of global batches per pass; None: an epoch.
+            beat: called with each micro-batch (for a watchdog).
         """
         self._loader = dataset.train_loader(seed=seed, global_batch=global_batch, accumulate=accumulate)
         steps = self._loader.steps_per_epoch if batches is None else batches
@@ -52,7 +51,7 @@ class GlobalBatches:
             yield next(self._loader)
 
     def close(self) -> None:
-        """Give back the loader's threads and memory."""
+        """Release the loader's threads and memory."""
         self._loader.close()
 
     def __enter__(self) -> "GlobalBatches":
@@ -70,14 +69,14 @@ def mean_gradients(
     *,
     temperature: float = 1.0,
 ) -> dict[str, Tensor]:
-    """g: the gradient of the mean cross-entropy over the global batches. Collective.
+    """Compute g, the gradient of the mean cross-entropy over the global batches. Collective.
 
     Args:
-        model: bare, on the ranks' device, in the mode that BatchNorm is to be in; its parameters stay as they are.
+        model: bare, on the ranks' device, with BatchNorm in the wanted mode; its parameters do not change.
         weights: the parameters to differentiate by.
         batches: this rank's micro-batches, equally many of one size on every rank.
-        ranks: who has the rest.
-        temperature: what the logits are divided by.
+        ranks: the ranks with the other micro-batches.
+        temperature: divisor of the logits.
 
     Returns:
         By name, in the weights' dtype.
@@ -100,9 +99,9 @@ def hessian_gradient_products(
     *,
     temperature: float = 1.0,
 ) -> dict[str, Tensor]:
-    """H g: the Hessian of the loss of `mean_gradients` times that gradient. Collective; arguments are the same.
+    """Compute H g, the Hessian of the loss of `mean_gradients` times its gradient. Collective; same arguments.
 
-    `gradients` is the *global* g: products with each rank's own would be another score (and average to another).
+    `gradients` must be the *global* g: products with each rank's own gradient average to a different score.
     """
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     parameters = list(weights.values())
@@ -122,7 +121,7 @@ def hessian_gradient_products(
 def mean_input_squares(
     model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Batch], ranks: Ranks
 ) -> dict[str, Tensor]:
-    """The sum of squares of each input channel over positions, averaged over samples. Collective.
+    """Compute the sum of squares of each input channel over positions, averaged over samples. Collective.
 
     Args:
         model: as for `mean_gradients`.
@@ -156,14 +155,14 @@ def mean_input_squares(
         for hook in hooks:
             hook.remove()
     if unused := weights.keys() - total.keys():
-        raise ValueError(f"{min(unused)} has no input: it is the weight of no Conv2d or Linear layer that is used")
+        raise ValueError(f"{min(unused)} has no input: it is not the weight of a Conv2d or Linear layer in use")
     means = {name: squares / counts[name] for name, squares in total.items()}
     ranks.average_(means.values())
     return {name: _per_weight(mean, layers[name]) for name, mean in means.items()}
 
 
 def _per_weight(channels: Tensor, layer: nn.Module) -> Tensor:
-    """One number per input channel, arranged as the layer's weight."""
+    """Reshape one number per input channel to broadcast over the layer's weight."""
     if not isinstance(layer, nn.Conv2d):
         return channels[None]
     by_group = channels.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, dim=0)

@@ -36,27 +36,27 @@ class Task:
     name: str  # of the job, as in the run directory
     title: str  # for people
     model: nn.Module  # fp32, weights at `start`; equal on every rank
-    update: Updater  # the masks of the prunable weights (dense ones for a dense net), and how they change
+    update: Updater  # holds the masks of the prunable weights (dense for a dense network), and changes them
     seed: int  # of the data order and augmentation
     start: int = 0  # optimizer step at which this training enters the schedule
     until: Step | None = None  # where it leaves the schedule; None: at the end
-    stretched: int = 1  # how many times as long the schedule is as that of the dense training it is compared with
+    stretched: int = 1  # length of the schedule, in schedules of one dense training
 
 
 class Fitted(NamedTuple):
-    """What a training leaves behind."""
+    """The result of a training."""
 
     weights: dict[str, Tensor]  # whole fp32 state_dict on the CPU, BatchNorm statistics averaged over ranks
     evaluation: Evaluation  # at the last step
     start: int
     end: int  # steps of the schedule between which it ran
     samples: int  # training samples that it saw
-    flops: Flops  # that it took
-    dense_flops: int  # that one dense training of the same network takes, from step 0 to the end (not stretched)
+    flops: Flops  # of this training
+    dense_flops: int  # of one dense training of the same network, from step 0 to the end (not stretched)
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the way a run leaves when it is asked to
-    """A signal asked for the end, and the state is safe: the same command continues from here."""
+class Stopped(Exception):  # noqa: N818 - not an error: a signal asked to stop
+    """A signal stopped the training after its state was saved: the same command continues from here."""
 
     def __init__(self, job: str, step: int) -> None:
         super().__init__(f"{job} stopped after step {step}")
@@ -67,12 +67,12 @@ class Stopped(Exception):  # noqa: N818 - no error: the way a run leaves when it
 def fit(
     task: Task, options: TrainOptions, engine_options: EngineOptions, context: Context, checkpoints: Checkpoints
 ) -> Fitted:
-    """Train `task` to its end, or to the point where a signal stops all ranks.
+    """Train `task` to its end, or until a signal stops all ranks.
 
-    Continues from the newest of `checkpoints` if there is one, bit for bit as if it had never been interrupted.
+    Continues from the newest of `checkpoints`, if there is one, bit for bit as if it had never been interrupted.
 
     Raises:
-        Stopped: after a checkpoint, when any rank was asked to stop.
+        Stopped: after a checkpoint, if any rank was asked to stop.
         UserError: training diverged, or the rewind step lies beyond the end.
         DisagreementError: ranks hold different masks or weights.
     """
@@ -95,7 +95,7 @@ def fit(
 
 
 class _Training:
-    """A training between two steps, and what can be done with it there."""
+    """A training between two steps, and its operations there."""
 
     def __init__(
         self,
@@ -117,8 +117,8 @@ class _Training:
         self.end = self.total if task.until is None else task.until.iterations(self.per_epoch)
         if not task.start < self.end <= self.total:
             raise UserError(
-                f"train.epochs: {options.epochs} makes {self.total} steps ({self.per_epoch} an epoch), but {task.name} "
-                f"would train from step {task.start} to {self.end}: the rewind step must lie before the end"
+                f"train.epochs: {options.epochs} makes {self.total} steps ({self.per_epoch} per epoch), but "
+                f"{task.name} would train from step {task.start} to {self.end}: the rewind step must lie before the end"
             )
         torch.manual_seed(task.seed + ranks.rank)
         self._engine = create_engine(engine_options, ranks, numerics)
@@ -147,7 +147,7 @@ class _Training:
         self._engine.close()
 
     def train_one_step(self) -> None:
-        """One optimizer step on one global batch. Nothing here waits for the device, but DeepSpeed's own steps do."""
+        """Take one optimizer step on one global batch, without waiting for the device (except in DeepSpeed's steps)."""
         options, engine = self._options, self._engine
         self._learning_rate = learning_rate(
             self.step,
@@ -180,16 +180,16 @@ class _Training:
         self.step += 1
 
     def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps, and at the end, happens now."""
+        """Tell whether something that is due every `every` steps, and at the end, is due now."""
         return self.step % every == 0 or self.step == self.end
 
     def checkpoint_due(self) -> bool:
-        """Whether it is time for a periodic checkpoint; none at the end, where the job's result follows."""
+        """Tell whether a periodic checkpoint is due; never at the end, where the job's result follows."""
         every = self._options.checkpoint_every.iterations(self.per_epoch)
         return every > 0 and self.step % every == 0 and self.step < self.end
 
     def log(self) -> None:
-        """Read the meters, the one regular wait for the device, and report them."""
+        """Read the meters, which is the only regular wait for the device, and report them."""
         reading = self._meters.read()
         fp16 = self._options.precision == "fp16"
         if reading.skipped and (not fp16 or reading.skipped == reading.steps > 10):
@@ -223,7 +223,7 @@ class _Training:
         self._report({"val/loss": found.loss, "val/top1": found.top1, "val/top5": found.top5})
 
     def save(self) -> None:
-        """Commit a checkpoint: from here the training continues bit for bit."""
+        """Commit a checkpoint, from which training continues bit for bit."""
         self._update.check()
         ranks, rank = self._context.ranks, self._context.ranks.rank
 
@@ -247,7 +247,7 @@ class _Training:
             self._checkpoints.save(self.step, write)
 
     def resume(self) -> None:
-        """Restore the newest checkpoint, if there is one; then prove that all ranks start alike."""
+        """Restore the newest checkpoint, if there is one; then check that all ranks start equally."""
         task, ranks, reporter = self._task, self._context.ranks, self._context.reporter
         folder = self._checkpoints.newest()
         rows = 0
@@ -279,7 +279,7 @@ class _Training:
         self._clock.lap()
 
     def finish(self) -> Fitted:
-        """The trained network, after a last proof that it is what it should be."""
+        """Return the trained network, after a last check of masks and weights."""
         self._update.finish()
         self._prove_agreement()
         assert self._evaluation is not None, "a training ends with an evaluation"

@@ -13,26 +13,26 @@ ByName = Mapping[str, Tensor]
 
 
 class Masked(torch.optim.Optimizer):
-    """What masked optimizers share: a base that comes before a fused optimizer of torch's, whose step it wraps.
+    """The base of masked optimizers, which wraps the step of one of torch's fused optimizers.
 
     A step multiplies the *gradients* of the masked weights by 0 or 1. A pruned weight and its slots, once zero, then
-    stay exactly zero: its gradient is 0, and so is its decay. Forward and backward know nothing of masks.
+    stay exactly zero, because its gradient and its decay are 0. Forward and backward use no masks.
 
     It works with torch.amp.GradScaler without waiting for the device: the scaler's `grad_scale` and `found_inf` go into
-    the fused kernel, which skips a step of non-finite gradients itself. (0 x inf = NaN is among the gradients then; it
-    reaches no weight.) All state exists from the start, as zeros: the first step may be skipped.
+    the fused kernel, which skips a step with non-finite gradients. (The gradients then contain 0 x inf = NaN, which
+    reaches no weight.) All state exists from the start, as zeros, because the first step may be skipped.
 
-    Masks are the run's, not the optimizer's: they are not in its state_dict, and load_state_dict leaves them in force.
+    Masks belong to the run, not to the optimizer's state_dict; load_state_dict leaves them in force.
 
     Args:
         params: parameters, (name, parameter) pairs or parameter groups; fp32 or float64.
         options: of torch's optimizer.
-        masks: see `set_masks`. Pruned weights are set to zero at once; parameters without a mask are trained like any.
+        masks: see `set_masks`. Pruned weights are set to zero at once; parameters without a mask train as usual.
     """
 
-    #: State of each parameter's shape that masks act on.
+    #: Names of the state tensors, of each parameter's shape, that masks act on.
     slots: ClassVar[tuple[str, ...]]
-    #: State that counts a parameter's steps: 0-d fp32 on its device.
+    #: Names of the state that counts a parameter's steps: 0-d fp32 on its device.
     counters: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: ParamsT, masks: ByParameter | ByName | None = None, **options: Any) -> None:
@@ -43,28 +43,28 @@ class Masked(torch.optim.Optimizer):
             self.set_masks(masks)
 
     def slots_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
-        """Those of `slots` that the parameters of a group have."""
+        """Return the names of `slots` that the parameters of a group have."""
         return self.slots
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; the state of the new parameters exists at once."""
+        """Add a group as in torch, and create the state of its parameters."""
         super().add_param_group(param_group)
         self._settle()
 
     @torch.no_grad()
     def set_masks(self, masks: ByParameter | ByName) -> None:
-        """Replace all masks; parameters without one are trained like any from now on.
+        """Replace all masks; parameters without a mask then train as usual.
 
-        Weights and slots are set to zero where they are pruned, and keep their values elsewhere (a weight that comes
-        back is zero, with all slots zero).
+        Pruned weights and their slots are set to zero, all others keep their values (a weight that grows back is zero,
+        with all slots zero).
 
         Args:
-            masks: bool, of the parameter's shape, True: kept. By parameter; or by name (`ticket.masks`), where the
+            masks: bool, of the parameter's shape, True: kept. By parameter; or by name (`ticket.masks`), if the
                 optimizer was made from `model.named_parameters()`.
 
         Raises:
             ValueError: a parameter or name that the optimizer does not have, or a mask that is not bool or not of the
-                parameter's shape. Nothing has changed then.
+                parameter's shape. Nothing is changed then.
         """
         names = self._names()
         known = {parameter for _, parameter in self._parameters()}
@@ -77,7 +77,7 @@ class Masked(torch.optim.Optimizer):
                 what = repr(key) if isinstance(key, str) else "a parameter"
                 raise ValueError(
                     f"a mask of {mask.dtype} {list(mask.shape)} for {what} {list(parameter.shape)}; "
-                    f"bool and the same shape is wanted"
+                    f"must be bool and of the same shape"
                 )
             resolved[parameter] = mask
         self._multipliers = {}
@@ -90,7 +90,7 @@ class Masked(torch.optim.Optimizer):
 
     @torch.no_grad()
     def not_zero(self) -> tuple[list[nn.Parameter], dict[str, list[nn.Parameter]]]:
-        """Parameters with a pruned weight that is not exactly zero; and by slot, those whose slot is not, if any."""
+        """List parameters with a pruned weight that is not exactly zero; and for each slot, the same, if any."""
         weights = self._not_zero({parameter: parameter for parameter in self._multipliers})
         slots = {}
         for name in self.slots:
@@ -99,7 +99,7 @@ class Masked(torch.optim.Optimizer):
         return weights, {name: wrong for name, wrong in slots.items() if wrong}
 
     def _not_zero(self, tensors: Mapping[Any, Tensor]) -> list[nn.Parameter]:
-        """Keys whose tensor holds anything but zero, NaN included, where the key is pruned."""
+        """List keys whose tensor is not zero (NaN included) at a pruned entry."""
         counts = [
             tensor.masked_fill(self._multipliers[parameter] != 0, 0).count_nonzero()
             for parameter, tensor in tensors.items()
@@ -110,7 +110,7 @@ class Masked(torch.optim.Optimizer):
     def skip_next(self, calls: int = 1) -> None:
         """Make the next `calls` of `step` change nothing (for a mask update that takes the step's place); 0: none.
 
-        One step of a training takes several calls where an engine updates its partitions one after the other.
+        One training step takes several calls if an engine updates its partitions one after the other.
         """
         self._skip = calls
 
@@ -124,7 +124,7 @@ class Masked(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient; the gradients of masked weights are masked in place."""
+        """Update every parameter that has a gradient; masks the gradients of masked weights in place."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -149,13 +149,13 @@ class Masked(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's. The masks stay; slots take on the parameters' strides, whatever a file has made of them."""
+        """Load as in torch. Masks stay; slots take on the parameters' strides, which a file may have lost."""
         super().load_state_dict(state_dict)
         self._settle()
 
     @torch.no_grad()
     def _settle(self) -> None:
-        """Make the state that is missing, as zeros, and give slots the parameters' strides."""
+        """Create missing state as zeros, and give slots the parameters' strides."""
         for group, parameter in self._parameters():
             state = self.state[parameter]
             for name in self.counters:
@@ -169,13 +169,13 @@ class Masked(torch.optim.Optimizer):
                     state[name] = torch.empty_like(parameter).copy_(slot)
 
     def _parameters(self) -> Iterator[tuple[dict[str, Any], nn.Parameter]]:
-        """Each parameter behind its group."""
+        """Yield each parameter with its group."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 yield group, parameter
 
     def _names(self) -> dict[str, nn.Parameter]:
-        """Parameters by the names that the optimizer was given them with."""
+        """Map names to parameters, if the optimizer was made with names."""
         return {
             name: parameter
             for group in self.param_groups
@@ -183,7 +183,7 @@ class Masked(torch.optim.Optimizer):
         }
 
     def _slots_at(self, parameter: Tensor) -> dict[str, Tensor]:
-        """The masked slots that a parameter has."""
+        """Return the slots that a parameter has."""
         state = self.state.get(parameter, {})
         return {name: state[name] for name in self.slots if state.get(name) is not None}
 
@@ -216,9 +216,8 @@ class MaskedSGD(Masked, torch.optim.SGD):
 class MaskedAdamW(Masked, torch.optim.AdamW):
     """torch's fused AdamW (Adam with decoupled weight decay: Loshchilov & Hutter 2019) with masks; see `Masked`.
 
-    Both moments of a pruned weight are exactly zero. Steps are counted per tensor, so that a weight that comes back
-    is corrected for the bias of a tensor that has been trained for long: its first steps are larger than a first step
-    of Adam.
+    Both moments of a pruned weight are exactly zero. Steps are counted per tensor, so that a weight that grows back
+    gets the bias correction of a long-trained tensor: its first steps are larger than a first step of Adam.
 
     Args:
         params, masks: see `Masked`.
@@ -243,7 +242,7 @@ class MaskedAdamW(Masked, torch.optim.AdamW):
 
 
 def _same_layout(tensor: Tensor, parameter: Tensor) -> bool:
-    """Whether both lie in memory in the same order; the fused kernels on CPUs take that for granted."""
+    """Tell whether both have the same order in memory, which the fused kernels on CPUs assume."""
     strides, expected = tensor.stride(), parameter.stride()
     if strides == expected:
         return True

@@ -1,4 +1,4 @@
-"""Running sums of a training that stay on the device until somebody reads them."""
+"""Running sums of a training, which stay on the device until they are read."""
 
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class Meters:
         self._grad_norm.copy_(outcome.grad_norm)
 
     def read(self) -> Reading:
-        """Means over all ranks since the last reading; starts anew. A collective, and the one wait for the device."""
+        """Return means over all ranks since the last reading, and reset. Collective; waits for the device."""
         own_steps = self._sums[4:].clone()
         sums = self._ranks.sum_(self._sums)
         loss, top1, top5, samples, steps, skipped, norm = torch.cat(
@@ -55,7 +55,7 @@ class Meters:
         return Reading(loss / samples, top1 / samples, top5 / samples, norm, int(steps), int(skipped))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """This rank's sums since the last reading."""
+        """Return this rank's sums since the last reading."""
         return {"sums": self._sums, "grad_norm": self._grad_norm}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""How a network is trained: length, batch, learning rate, precision."""
+"""Options of training: length, batch, learning rate, precision."""
 
 from typing import Annotated, Literal, Self
 
@@ -94,7 +94,7 @@ class TrainOptions(Options):
         return self
 
     def stretched(self, factor: int) -> "TrainOptions":
-        """The same recipe for a training `factor` times as long: every point of the schedule moves with it."""
+        """Return the options of a training `factor` times as long: every point of the schedule is multiplied."""
         points = {
             "epochs": self.epochs * factor,
             "milestones": tuple(point.times(factor) for point in self.milestones),

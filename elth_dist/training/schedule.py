@@ -15,16 +15,16 @@ def learning_rate(
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
 ) -> float:
-    """The learning rate of optimizer step `step`, counted from 0 at the start of a whole training (not at a rewind).
+    """Compute the learning rate of optimizer step `step`, counted from the start of a whole training (not a rewind).
 
     Linear warm-up from 0 at step 0 to `base` at `warmup_steps` (Goyal et al. 2017, section 2.2). Then, by `kind`:
 
-    - "step": times `gamma` from each milestone (a step) on. A milestone within the warm-up counts at once, one past the
-      end never.
+    - "step": times `gamma` from each milestone (a step) on. A milestone within the warm-up applies during it, one past
+      the end never.
     - "cosine": half a cosine from `base` at the end of the warm-up to 0 at `total_steps` (Loshchilov & Hutter 2017,
       eq. 5, without restarts).
 
-    A warm-up longer than the training is cut off by its end.
+    The end of the training cuts off a longer warm-up.
     """
     rate = base
     if step < warmup_steps:

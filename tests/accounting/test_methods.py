@@ -50,9 +50,9 @@ def test_steps_are_counted_exactly_in_integers(sparse: int, dense: int) -> None:
 
 def test_imp_trains_to_the_rewind_step_and_then_every_level() -> None:
     levels = [0.8**level for level in range(7)]
-    assert imp_cost(levels, 0.0, found=True) / 3 == pytest.approx(3.68928)
+    assert imp_cost(levels, 0.0, last_training=False) / 3 == pytest.approx(3.68928)
     assert imp_cost(levels, 0.1) == pytest.approx(3 * (0.1 + 0.9 * sum(levels)))
-    assert imp_cost(levels, 0.1, found=True) == pytest.approx(3 * (0.1 + 0.9 * sum(levels[:-1])))
+    assert imp_cost(levels, 0.1, last_training=False) == pytest.approx(3 * (0.1 + 0.9 * sum(levels[:-1])))
 
 
 def test_ramps_are_the_papers() -> None:

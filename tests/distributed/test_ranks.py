@@ -192,7 +192,7 @@ def test_one_process_alone_sends_nothing() -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANK": "x"}, "RANK: 'x' is no number"),
+        ({"RANK": "x"}, "RANK: 'x' is not a number"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "2 is not below WORLD_SIZE"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR or MASTER_PORT is not set"),
     ],

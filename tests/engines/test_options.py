@@ -34,7 +34,7 @@ def test_a_deepspeed_file_becomes_part_of_the_configuration(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("written", "message"), [(None, "no file"), ("{", "no JSON"), ("[1]", "holds a list, not an object")]
+    ("written", "message"), [(None, "no file"), ("{", "is not JSON"), ("[1]", "holds a list, not an object")]
 )
 def test_a_deepspeed_file_that_is_none_is_named(written: str | None, message: str, tmp_path: Path) -> None:
     file = tmp_path / "ds.json"
@@ -74,21 +74,21 @@ def test_what_agrees_or_leaves_it_to_us_is_accepted() -> None:
         ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage is 3, but 2 by engine.zero_stage"),
         ({"torch_autocast": {"dtype": "float16"}}, "torch_autocast.dtype is 'float16', but 'bfloat16' by train.prec"),
         ({"bf16": {"enabled": True}}, "bf16.enabled is True, but False by train.precision"),
-        ({"gradient_clipping": 1.0}, "gradient_clipping is 1.0, but 0 by the loop"),
+        ({"gradient_clipping": 1.0}, "gradient_clipping is 1.0, but 0 by the training loop"),
         ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "offload_optimizer.device is 'cpu'"),
         ({"zero_optimization": True}, "zero_optimization is True, not an object"),
         (
             {"zero_optimization": {"round_robin_gradients": True}},
-            "zero_optimization.round_robin_gradients is not for it",
+            "zero_optimization.round_robin_gradients cannot be set there",
         ),
         (
             {"zero_optimization": {"compute_grad_norm": False}},
-            "zero_optimization.compute_grad_norm is not for it to say",
+            "zero_optimization.compute_grad_norm cannot be set there",
         ),
-        ({"zero_optimization": {"cpu_offload": True}}, "zero_optimization.cpu_offload is not for it to say"),
-        ({"prescale_gradients": True}, "prescale_gradients is not for it to say"),
-        ({"optimizer": {"type": "Adam"}}, "optimizer.type is not for it to say"),
-        ({"scheduler": {"type": "WarmupLR"}}, "scheduler.type is not for it to say"),
+        ({"zero_optimization": {"cpu_offload": True}}, "zero_optimization.cpu_offload cannot be set there"),
+        ({"prescale_gradients": True}, "prescale_gradients cannot be set there"),
+        ({"optimizer": {"type": "Adam"}}, "optimizer.type cannot be set there"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler.type cannot be set there"),
     ],
 )
 def test_a_conflict_names_both_sides(config: dict[str, Any], message: str) -> None:

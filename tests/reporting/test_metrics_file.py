@@ -138,7 +138,7 @@ def test_a_line_that_is_no_row_is_named(path, line):
     write(path, "a", range(2))
     path.write_text(line + "\n" + path.read_text())
     for use in (read, lambda path: MetricsFile(path).restart("a", 2)):
-        with pytest.raises(UserError, match=r"metrics\.jsonl: line 1 is no row"):
+        with pytest.raises(UserError, match=r"metrics\.jsonl: line 1 is not a row"):
             use(path)
 
 

@@ -302,7 +302,7 @@ def test_an_error_in_a_job_keeps_what_there_is(tmp_path):
 def test_jobs_come_one_after_the_other(tmp_path):
     with open_reporter(tmp_path) as reporter:
         reporter.say("before any job")
-        with pytest.raises(AssertionError, match=re.escape("start_job() comes first")):
+        with pytest.raises(AssertionError, match=re.escape("call start_job() first")):
             reporter.scalars(1, 0.0, {})
         start(reporter, "one")
         with pytest.raises(AssertionError, match="one is not finished"):

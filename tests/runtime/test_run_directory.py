@@ -76,7 +76,7 @@ def test_a_job_that_only_its_inputs_change_is_refused_too(tmp_path: Path) -> Non
     configured = _Configured(0.1)
     with configured.prepare(tmp_path) as run:
         finish(run.job("level-00"), "of another pretrain", configured.parts["level-00"])
-    with pytest.raises(UserError, match=r"finished job level-00.*: one of its inputs, or the version of elth_dist"):
+    with pytest.raises(UserError, match=r"finished job level-00.*: an input of the job, or the version of elth_dist"):
         configured.prepare(tmp_path)
 
 

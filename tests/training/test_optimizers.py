@@ -36,7 +36,7 @@ def test_identities_know_of_the_optimizer_only_what_is_no_default() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "adam"}, "'adam' is no optimizer; did you mean adamw?; valid are adamw, sgd"),
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean adamw?; valid are adamw, sgd"),
         ({"optimizer": {"betas": [0.9, 0.95]}}, "is required; valid are adamw, sgd"),
         ({"optimizer": "adamw", "momentum": 0.8}, "momentum 0.8: adamw has none"),
         ({"optimizer": "adamw", "nesterov": True}, "nesterov True: adamw has none"),

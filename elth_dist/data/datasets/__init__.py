@@ -1,4 +1,4 @@
-"""The datasets that come with the package, one per file: what each is called, fills in, checks and opens."""
+"""The datasets that come with the package, one per file: name, preset, checks and opening."""
 
 from elth_dist.registry import load_folder
 

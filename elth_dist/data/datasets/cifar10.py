@@ -38,11 +38,11 @@ class Cifar10(ImageTree):
     name: Literal["cifar10"] = "cifar10"
 
     def known_size(self) -> tuple[int, int] | None:
-        """As published for the python batches, which are opened only if they are the published ones."""
+        """Return the published numbers for the python batches, which must be the published files."""
         return self.published if self._batches() is not None else super().known_size()
 
     def check(self, *, elsewhere: bool = False) -> None:
-        """Check the tree, or that a loader is chosen that reads the python batches. UserError."""
+        """Check the tree, or that the loader can read the python batches. UserError."""
         if elsewhere or self._batches() is None:
             super().check(elsewhere=elsewhere)
         elif self.loader != "resident":
@@ -51,7 +51,7 @@ class Cifar10(ImageTree):
             )
 
     def open(self, ranks: "Ranks", default_root: Path, dtype: "torch.dtype") -> "Dataset":
-        """Read the python batches where there are some, else the tree."""
+        """Read the python batches if there are any, else the tree."""
         from elth_dist.data.resident import ResidentData
 
         parent = self._batches()
@@ -67,7 +67,7 @@ class Cifar10(ImageTree):
         return ResidentData(self, ranks, dtype, train, val, num_classes=self.published[1])
 
     def _batches(self) -> Path | None:
-        """The folder that holds cifar-10-batches-py: `root` or, when `root` is that very folder, its parent."""
+        """Return the folder that holds cifar-10-batches-py: `root`, or its parent if `root` is that folder."""
         if self.root is None:
             return None
         parent = self.root.absolute().parent if self.root.name == _BATCHES else self.root
@@ -76,12 +76,12 @@ class Cifar10(ImageTree):
 
 
 def read_python_batches(parent: Path) -> "tuple[Images, Images]":
-    """CIFAR-10's train and test images from torchvision's cifar-10-batches-py below `parent`.
+    """Read CIFAR-10's train and test images from torchvision's cifar-10-batches-py below `parent`.
 
-    The files are pickles; torchvision opens them only after it has compared their MD5 with the published ones.
+    The files are pickles, which torchvision opens only after checking their published MD5.
 
     Raises:
-        UserError: when a file is missing or is not the published one.
+        UserError: a file is missing or is not the published one.
     """
     import torch
     from torchvision.datasets import CIFAR10

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 #: Every fifth scan of each class is for validation.
 VAL_EVERY = 5
-#: How many of the scans are left for training.
+#: Number of scans for training.
 TRAIN_SIZE = 1442
 
 
 @registry.datasets.add
 class Digits(DataOptions):
-    """scikit-learn's scans of handwritten digits: comes with the package, written as JPEGs on first use."""
+    """scikit-learn's scans of handwritten digits, which come with the package and are written as JPEGs on first use."""
 
     # No flip: a mirrored digit is another character. Mean and deviation of the training scans at 16 px.
     preset: ClassVar = {
@@ -46,15 +46,15 @@ class Digits(DataOptions):
     name: Literal["digits"] = "digits"
 
     def known_size(self) -> tuple[int, int]:
-        """Of the scans."""
+        """Return the numbers of the scans."""
         return TRAIN_SIZE, 10
 
     def size(self) -> tuple[int, int]:
-        """Of the scans."""
+        """Return the numbers of the scans."""
         return self.known_size()
 
     def check(self, *, elsewhere: bool = False) -> None:
-        """Refuse a folder of the user's, in which nothing is ever written. UserError."""
+        """Refuse a user's folder, to which nothing may be written. UserError."""
         super().check(elsewhere=elsewhere)
         if self.root is not None:
             raise UserError(
@@ -75,14 +75,14 @@ class Digits(DataOptions):
 
 
 def digits_folder(root: Path, size: int) -> Path:
-    """Where the scans of `size` pixels lie below `root`."""
+    """Return the folder of the scans of `size` pixels below `root`."""
     return root / f"digits-{size}px"
 
 
 def write_digits(root: Path, size: int) -> Path:
     """Write the scans once below `root` and return the folder that holds train/ and val/.
 
-    The folder appears whole or not at all; one that is already there is left as it is.
+    The folder appears whole or not at all; an existing one is not changed.
 
     Args:
         root: made if missing.
@@ -91,7 +91,7 @@ def write_digits(root: Path, size: int) -> Path:
     target = digits_folder(root, size)
     if target.is_dir():
         return target
-    from sklearn.datasets import load_digits  # seconds to import, and only ever needed once
+    from sklearn.datasets import load_digits  # takes seconds to import, and is rarely needed
 
     root.mkdir(parents=True, exist_ok=True)
     with whole_folder(target) as scratch:

@@ -1,4 +1,4 @@
-"""Anyone's images as a class-per-folder tree."""
+"""A user's images as a class-per-folder tree."""
 
 from typing import ClassVar, Literal
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @registry.datasets.add
 class Synthetic(DataOptions):
-    """Random images that cost next to nothing to load: for benchmarks. As many as ImageNet's unless told."""
+    """Random images that take almost no time to load, for benchmarks. The default numbers are ImageNet's."""
 
     preset: ClassVar = {
         "loader": "synthetic",
@@ -40,13 +40,13 @@ class Synthetic(DataOptions):
         return self
 
     def known_size(self) -> tuple[int, int]:
-        """As the options say."""
+        """Return the numbers in the options."""
         assert self.num_train is not None
         assert self.num_classes is not None
         return self.num_train, self.num_classes
 
     def size(self) -> tuple[int, int]:
-        """As the options say."""
+        """Return the numbers in the options."""
         return self.known_size()
 
     def open(self, ranks: "Ranks", default_root: Path, dtype: "torch.dtype") -> "Dataset":

@@ -1,4 +1,4 @@
-"""What a control is, and where it stands."""
+"""The base of controls: experiments that a ticket is compared with."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a control stands: next to the ticket of the job `ticket`, on the network that `setting` trains."""
+    """What a control is planned for: the ticket of the job `ticket`, on the network that `setting` trains."""
 
     name: str
     setting: Setting
@@ -36,11 +36,11 @@ class Place:
 
 
 class Control(Options):
-    """An experiment next to a ticket. A subclass is its options: a field `name` with its default, `label`, `plan`."""
+    """An experiment to compare a ticket with. A subclass has a field `name` with its default, `label` and `plan`."""
 
-    #: What tables and figures call it.
+    #: Its name in tables and figures.
     label: ClassVar[str]
-    #: Whether it is about what a transfer copied, so that only a transferred ticket has it.
+    #: Whether it changes what a transfer copied, so that only transferred tickets have it.
     of_copies: ClassVar[bool] = False
     #: Whether the method `ticket` offers it for a ticket file.
     of_files: ClassVar[bool] = False
@@ -52,8 +52,8 @@ class Control(Options):
         """Add the control's jobs."""
 
     def plan_file(self, graph: Graph, setting: Setting, path: str | None, inputs: Mapping[str, str]) -> None:
-        """Add its jobs for a ticket file, or for what the job `inputs["ticket"]` made of it (`path` is None then)."""
-        raise AssertionError(f"{self.name} is no control of a ticket file")
+        """Add the control's jobs for a ticket file, or, if `path` is None, for the ticket of `inputs["ticket"]`."""
+        raise AssertionError(f"{self.name} is not a control of a ticket file")
 
 
 class Alteration(Control):
@@ -63,12 +63,12 @@ class Alteration(Control):
 
     @abstractmethod
     def alter(self, ticket: "Ticket", seed: int, init: "Init") -> "Ticket":
-        """The changed ticket.
+        """Return the changed ticket.
 
         Args:
-            ticket: left as it is.
+            ticket: not changed.
             seed: of all randomness.
-            init: how a fresh initialisation is drawn.
+            init: draws a fresh initialisation.
         """
 
     def plan(self, graph: Graph, place: Place) -> None:
@@ -88,7 +88,7 @@ AnyControl = Annotated[Control | Criterion | MaskUpdate, OneOf("control", contro
 
 
 def plan_control(graph: Graph, control: AnyControl, place: Place) -> None:
-    """Add the jobs of a control, and what they need first."""
+    """Add the jobs of a control, after the jobs that they need."""
     setting = place.setting
     if isinstance(control, Control):
         control.plan(graph, place)
@@ -104,12 +104,12 @@ def plan_control(graph: Graph, control: AnyControl, place: Place) -> None:
 
 
 def is_of_copies(control: AnyControl) -> bool:
-    """Whether a control is about what a transfer copied."""
+    """Tell whether a control changes what a transfer copied."""
     return isinstance(control, Control) and control.of_copies
 
 
 def pretrain_job(setting: Setting, rewind: Step) -> PretrainJob:
-    """Train to theta_r, which is the same for all data orders after it."""
+    """Make the job that trains to theta_r, which is the same for all later data orders."""
     return PretrainJob(setting=setting.model_copy(update={"data_seed": None}), rewind=rewind)
 
 
@@ -121,7 +121,7 @@ def train_job(setting: Setting, *, control: Alteration | None = None, path: str 
 def dynamic_job(
     setting: Setting, update: MaskUpdate, *, density: float | None = None, path: str | None = None
 ) -> DynamicJob:
-    """Train under a mask update from initialisation, in the data order of dense training."""
+    """Make the job that trains under a mask update from initialisation, in the data order of dense training."""
     return DynamicJob(setting=setting, data_order="pretrain", update=update, density=density, path=path)
 
 

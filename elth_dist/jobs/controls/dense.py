@@ -9,7 +9,7 @@ from elth_dist.registry import controls
 
 @controls.add
 class DenseControl(Control):
-    """One uninterrupted dense training."""
+    """Train without masks, from initialisation to the end."""
 
     label: ClassVar[str] = "dense"
     name: Literal["dense"] = "dense"

@@ -1,4 +1,4 @@
-"""What a kind of job is: its options, its work, what it costs, and its row in the report."""
+"""The base of job kinds: options, work, predicted cost, and row in the report."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class JobKind(Options):
-    """One piece of work with a result folder. A subclass is the options that determine its result, and what it does."""
+    """One piece of work with a result folder. A subclass holds the options that determine its result, and its work."""
 
     #: Unique among job kinds.
     name: ClassVar[str]
-    #: What folders and identities call it; several kinds may share it.
+    #: Its name in folders and identities; several kinds may share it.
     folder: ClassVar[str]
-    #: Roles that other jobs' results play, with what each is.
+    #: Roles of other jobs' results as inputs, with a description of each.
     inputs: ClassVar[Mapping[str, str]] = {}
-    #: Roles that are looked at but not built upon: what they cost is not part of this job's history.
+    #: Input roles that are only compared with: their cost is not part of this job's history.
     looked_at: ClassVar[tuple[str, ...]] = ()
     #: Whether it trains a network.
     trains: ClassVar[bool] = False
@@ -35,28 +35,28 @@ class JobKind(Options):
 
     @property
     def arch(self) -> str | None:
-        """The network that the job works on; None: its input's."""
+        """The job's network; None: the network of its input."""
         setting = self.network_setting
         return None if setting is None else setting.model.arch
 
     @property
     def file(self) -> str | None:
-        """A ticket file from elsewhere whose content determines the result."""
+        """The external ticket file whose content determines the result; None: no file."""
         return None
 
     @property
     def imp_level(self) -> int | None:
-        """The level of IMP that the job trains; None: it is no level."""
+        """The IMP level that the job trains; None: it trains no level."""
         return None
 
     def builds_on_file(self, inputs: Mapping[str, str]) -> bool:
-        """Whether the job continues from `file`, so that its history is not known. `inputs`: role -> job."""
+        """Tell whether the job continues from `file`, so that its history is unknown. `inputs`: role -> job."""
         return False
 
     def part(self, files: Mapping[str, str]) -> dict[str, Any]:
-        """The options that determine the result, as JSON values.
+        """Return the options that determine the result, as JSON values.
 
-        `files`: content hash of each ticket file by its path, since its content decides, not its name.
+        `files`: content hash of each ticket file by its path: the content determines the result, not the path.
         """
         part = {"kind": self.folder, **self.identity()}
         if self.file is not None:
@@ -64,42 +64,42 @@ class JobKind(Options):
         return part
 
     def end_step(self, steps_per_epoch: int) -> int | None:
-        """The step at which its training ends; None: it trains nothing."""
+        """Return the step at which the job's training ends; None: it trains nothing."""
         return None
 
     @abstractmethod
     def run(self, job: "JobContext") -> "Metrics":
-        """Do the job; leave its files in its folder. Collective; rank 0 writes.
+        """Do the job and write its files to its folder. Collective; rank 0 writes.
 
         Returns:
-            What result.json says about the result: JSON values by name.
+            The metrics for result.json: JSON values by name.
 
         Raises:
-            UserError: on all ranks; naming what is wrong with an input or an option.
-            Stopped: a signal asked for the end, and the state is safe.
+            UserError: on all ranks; names the invalid input or option.
+            Stopped: a signal stopped the job after its state was saved.
         """
 
     @abstractmethod
     def predict(
         self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast"
     ) -> "TicketForecast | None":
-        """Tell the forecast what the job will cost.
+        """Report the job's trainings to the forecast, which predicts their cost.
 
         Args:
             name: of the job.
             inputs: the tickets of its inputs, by role.
-            forecast: takes the trainings; see Forecast.train.
+            forecast: collects trainings; see Forecast.train.
 
         Returns:
-            What is known of the ticket that the job leaves; None: it leaves none.
+            The forecast of the ticket that the job writes; None: it writes none.
         """
 
     def title(self, job: "Job", rows: "Rows") -> str | None:
-        """What the job trained, for its row in the report; None: it has no row."""
+        """Name what the job trained, for its row in the report; None: it has no row."""
         return None
 
     def ticket_title(self, job: "Job", rows: "Rows") -> str:
-        """What the report calls the ticket that the job leaves, where another job trains it."""
+        """Name the ticket that the job writes, for the report's row of the job that trains it."""
         return "ticket"
 
 

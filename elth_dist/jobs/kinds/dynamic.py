@@ -39,9 +39,9 @@ class DynamicJob(NetworkJob):
         return self.setting.train.epochs * self.update.multiplier * steps_per_epoch
 
     def run(self, job: "JobContext") -> "Metrics":
-        """Leave the trained weights, masked, and as a ticket the final masks on the initialisation.
+        """Write the masked trained weights, and a ticket of the final masks on the initialisation.
 
-        A training that is `multiplier` times as long follows a schedule stretched by it (RigL, section 4: RigL-Mx).
+        A training that is `multiplier` times as long follows a stretched schedule (RigL, section 4: RigL-Mx).
         """
         from elth_dist.jobs.training import (
             about_weights,

@@ -30,7 +30,7 @@ class PretrainJob(NetworkJob):
         return self.rewind.iterations(steps_per_epoch)
 
     def run(self, job: "JobContext") -> "Metrics":
-        """Leave the level-0 ticket: theta_r with dense masks. With `rewind: 0`, theta_0 as it was initialised."""
+        """Write the level-0 ticket: theta_r with dense masks; with `rewind: 0`, the initialisation theta_0."""
         from elth_dist.jobs.training import (
             dense_masks,
             finish_report,
@@ -86,7 +86,7 @@ class LevelJob(NetworkJob):
         return self.setting.train.epochs * steps_per_epoch
 
     def run(self, job: "JobContext") -> "Metrics":
-        """Leave the level's ticket and its trained weights. Level 0 is the dense network, from theta_r too."""
+        """Write the level's ticket and its trained weights. Level 0 is the dense network, also from theta_r."""
         from elth_dist.jobs.training import train_ticket
         from elth_dist.tickets.ticket import Ticket
 
@@ -105,7 +105,7 @@ class LevelJob(NetworkJob):
 
 @job_kinds.add
 class MaskJob(JobKind):
-    """Prune a ticket by the global magnitude of the weights that it trained to."""
+    """Prune a ticket by the global magnitude of its trained weights."""
 
     name: ClassVar[str] = "mask"
     folder: ClassVar[str] = "mask"
@@ -115,9 +115,9 @@ class MaskJob(JobKind):
     prune_fraction: float
 
     def run(self, job: "JobContext") -> "Metrics":
-        """Leave the next level's ticket: the same theta_r, exactly ceil(fraction x remaining) weights fewer.
+        """Write the next level's ticket: the same theta_r, with exactly ceil(fraction x remaining) weights pruned.
 
-        Every rank selects from the whole weights; rank 0's threshold decides, and all ranks prove that they agree.
+        Every rank selects from the whole weights with rank 0's threshold, and all ranks check that they agree.
         Frankle et al. 2019, "Stabilizing the lottery ticket hypothesis".
         """
         from elth_dist.jobs.training import finish_masks

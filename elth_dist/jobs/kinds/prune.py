@@ -1,4 +1,4 @@
-"""mask, at the rewinding weights: prune theta_r by a criterion, to a given density or that of a ticket."""
+"""mask, at the rewinding weights: prune theta_r by a criterion, to a given density or a ticket's density."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -36,7 +36,7 @@ class PruneJob(NetworkJob):
     density: float | None = Field(default=None, description="kept fraction, where no ticket is matched")
     path: str | None = Field(default=None, description="ticket file from outside the run, in place of the input `like`")
     copies: bool = Field(
-        default=False, description="prune only the layers that a transfer made as copies; elsewhere as `like`"
+        default=False, description="prune only layers that a transfer copied; keep the masks of `like` elsewhere"
     )
 
     @property
@@ -44,10 +44,10 @@ class PruneJob(NetworkJob):
         return self.path
 
     def builds_on_file(self, inputs: Mapping[str, str]) -> bool:
-        return self.path is not None and "ticket" not in inputs  # else the file only says how dense to be
+        return self.path is not None and "ticket" not in inputs  # else the file only gives the density
 
     def run(self, job: "JobContext") -> "Metrics":
-        """Leave the ticket: theta_r with the new masks. All ranks hold rank 0's scores, and prove that they agree."""
+        """Write the ticket: theta_r with the new masks, made from rank 0's scores; all ranks check that they agree."""
         from elth_dist.engines.numerics import Numerics
         from elth_dist.jobs.training import finish_masks
         from elth_dist.sparsity.masks import Masks
@@ -77,7 +77,7 @@ class PruneJob(NetworkJob):
         return Ticket.load(job.inputs["like"].ticket) if "like" in job.inputs else None
 
     def _kept(self, dense: "Masks", like: "Ticket | None") -> int | dict[str, int]:
-        """How many weights are to be kept, in total or in each layer: exactly the matched ticket's number."""
+        """Return how many weights to keep, in total or per layer: exactly as many as the matched ticket."""
         from elth_dist.sparsity.selection import exact_count
 
         layerwise = self.criterion.matched == "layerwise"
@@ -133,12 +133,12 @@ def prune_by_criterion(
         model: at theta_r. BatchNorm is put into the criterion's mode, and its running statistics may change.
         dense: dense masks of the weights that compete.
         kept: how many weights stay, of all together or of each by name.
-        setting: seed, global batch and accumulation of the data that the criterion looks at.
+        setting: sets seed, global batch and accumulation of the criterion's data.
         job_name: for messages.
-        context: ranks, dataset, and what may interrupt.
+        context: ranks, dataset, stop signals and watchdog.
 
     Returns:
-        The masks, and the FLOPs that the scores took over all ranks.
+        The masks, and the FLOPs of the scores over all ranks.
 
     Raises:
         UserError: a score is not finite; names the weight.

@@ -54,7 +54,7 @@ class TrainJob(NetworkJob):
         return self.setting.train.epochs * steps_per_epoch
 
     def run(self, job: "JobContext") -> "Metrics":
-        """Leave the trained weights, and the ticket that they were trained from."""
+        """Write the trained weights, and the ticket from which they were trained."""
         from elth_dist.jobs.training import load_ticket, train_ticket
         from elth_dist.runtime.seeds import derive_seed
 

@@ -37,7 +37,7 @@ class TransferJob(JobKind):
         return self.path is not None
 
     def run(self, job: "JobContext") -> "Metrics":
-        """Leave the transferred ticket: rank 0's, and all ranks prove that they would have made the same."""
+        """Write rank 0's transferred ticket, after all ranks checked that they made the same."""
         from elth_dist.jobs.training import load_ticket, ticket_metrics
         from elth_dist.tickets.elastic import transfer
 

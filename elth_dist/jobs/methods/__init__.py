@@ -1,4 +1,4 @@
-"""What a run does: each method plans its own graph of jobs. Every criterion and every mask update is a method too."""
+"""Methods: each plans the graph of jobs of a run. Every criterion and every mask update is a method too."""
 
 from elth_dist.jobs.methods.at_density import AnyMethod, method_kinds
 from elth_dist.jobs.methods.base import Method

@@ -23,7 +23,7 @@ _Part = TypeVar("_Part", bound=Options)
 
 
 class AtDensity(Method):
-    """A method for one density: a number, or that of a ticket file."""
+    """A method with one density: a number, or the density of a ticket file."""
 
     density: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="kept fraction of the prunable weights, in (0, 1]; give either density or like"
@@ -48,7 +48,7 @@ class PrunedMethod(AtDensity):
 
     @property
     def criterion(self) -> Criterion:
-        """What it is pruned by."""
+        """The criterion to prune by."""
         kind: type[Criterion] = criteria[self.name]
         return _only(kind, self)
 
@@ -70,7 +70,7 @@ class DynamicMethod(AtDensity):
 
     @property
     def update(self) -> MaskUpdate:
-        """How they change."""
+        """The mask update."""
         kind: type[MaskUpdate] = updates[self.name]
         return _only(kind, self)
 
@@ -82,7 +82,7 @@ class DynamicMethod(AtDensity):
 
 
 def method_kinds() -> dict[str, type[Options]]:
-    """Everything that a run can do, by name."""
+    """List every method, by name."""
     pruned = {name: _combined(kind, PrunedMethod) for name, kind in criteria.items()}
     dynamic = {name: _combined(kind, DynamicMethod) for name, kind in updates.items()}
     return joined("method", methods, pruned, dynamic)
@@ -96,7 +96,7 @@ _COMBINED: dict[type[Options], type[Options]] = {}
 
 
 def _combined(kind: type[Options], how: type[AtDensity]) -> type[Options]:
-    """The options of a kind together with those of a method for one density."""
+    """Combine the options of a kind with the options of a method with one density."""
     if kind not in _COMBINED:
         members = {"__doc__": kind.__doc__, "__module__": kind.__module__}
         _COMBINED[kind] = type(f"{kind.__name__}Method", (kind, how), members)
@@ -104,5 +104,5 @@ def _combined(kind: type[Options], how: type[AtDensity]) -> type[Options]:
 
 
 def _only(kind: type[_Part], whole: Options) -> _Part:
-    """The options of `kind` among those of a class derived from it."""
+    """Extract the options of `kind` from those of a class derived from it."""
     return kind(**{name: getattr(whole, name) for name in kind.model_fields})

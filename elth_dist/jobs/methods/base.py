@@ -1,4 +1,4 @@
-"""What a method is: options, the graph of jobs that it plans, and what it needs checked before it starts."""
+"""The base of methods: options, the graph of jobs that they plan, and checks before the start."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Start(NamedTuple):
-    """Where in the schedule the networks that a method trains begin."""
+    """The step of the schedule at which a method's trainings begin."""
 
-    where: str  # the option that says so, for people
+    where: str  # the option that sets the step, for people
     step: int
 
 
 class Method(Options):
-    """What a run does. A subclass is a method's options: a field `name` with its default, more fields, and `plan`."""
+    """What a run does. A subclass has a method's options: a field `name` with its default, more fields, and `plan`."""
 
     #: Whether the ticket file is trained from its own rewind step, so that it must fit the dataset.
     trains_file: ClassVar[bool] = False
@@ -36,30 +36,30 @@ class Method(Options):
 
     @property
     def ticket_file(self) -> str | None:
-        """The ticket file from elsewhere that the method names."""
+        """The external ticket file that the method names; None: no file."""
         return None
 
     def check_network(self, arch: str) -> None:
-        """UserError, beginning with an option's name below `method`, unless the method can work on this network."""
+        """Refuse a network that the method cannot use; the UserError begins with an option's name below `method`."""
 
     def check_ticket(self, ticket: "Ticket", arch: str) -> None:
-        """UserError unless the ticket file fits the method and the network."""
+        """Refuse a ticket file that does not fit the method or the network. UserError."""
 
     def start(self, steps_per_epoch: int) -> Start | None:
-        """Where trainings begin by the method's own options; None: at step 0, or where a ticket file says."""
+        """Return where trainings begin by the method's options; None: at step 0, or at a ticket's rewind step."""
         return None
 
     def mask_updates(self) -> Iterator[tuple[str, MaskUpdate]]:
-        """Every mask update that trainings of the method run, by the option that asks for it."""
+        """Yield every mask update of the method's trainings, with the option that names it."""
         yield from ()
 
     def check_length(self, epochs: int, steps_per_epoch: int, ticket: "Ticket | None") -> None:
-        """UserError unless the training is long enough for what the method does in it.
+        """Refuse a training that is too short for the method. UserError.
 
         Args:
             epochs: `train.epochs`.
             steps_per_epoch: optimizer steps per epoch.
-            ticket: the ticket file, where it is known.
+            ticket: the ticket file, if it is known.
         """
         start = self.start(steps_per_epoch)
         if start is None and ticket is not None and self.trains_file:

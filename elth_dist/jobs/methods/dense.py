@@ -11,7 +11,7 @@ from elth_dist.registry import methods
 
 @methods.add
 class DenseMethod(Method):
-    """One uninterrupted dense training."""
+    """Train without masks, from initialisation to the end."""
 
     name: Literal["dense"] = "dense"
 

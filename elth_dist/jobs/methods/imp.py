@@ -1,4 +1,4 @@
-"""imp: iterative magnitude pruning with rewinding, and what grows out of its tickets."""
+"""imp: iterative magnitude pruning with rewinding, with transfers and controls of its tickets."""
 
 import itertools
 from collections.abc import Container, Iterator
@@ -32,13 +32,13 @@ class TransferBranch(TransferOptions):
 
     @property
     def rules(self) -> TransferOptions:
-        """The transfer alone, without what is made of it."""
+        """Return the options of the transfer alone, without level and controls."""
         return TransferOptions(**{name: getattr(self, name) for name in TransferOptions.model_fields})
 
 
 @methods.add
 class ImpMethod(Method):
-    """Iterative magnitude pruning with rewinding (Frankle et al. 2019; E-LTH section 3), and what grows out of it."""
+    """Iterative magnitude pruning with rewinding (Frankle et al. 2019; E-LTH section 3), transfers and controls."""
 
     name: Literal["imp"] = "imp"
     levels: Annotated[int, Field(ge=0, le=100)] = Field(
@@ -112,7 +112,7 @@ class ImpMethod(Method):
                 plan_control(graph, control, place)
 
     def _plan_levels(self, graph: Graph, setting: Setting) -> list[str]:
-        """The jobs that leave the ticket of each level."""
+        """Plan the levels; return the jobs that write the ticket of each level."""
         tickets = [graph.add("pretrain", pretrain_job(setting, self.rewind))]
         for level in range(self.levels + 1):
             previous = {}

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def _of_files(name: str) -> str:
     valid = [known for known, kind in controls.items() if kind.of_files]
     if name not in valid:
-        raise ValueError(f"{name!r} is no control of a ticket file; valid are {', '.join(valid)}")
+        raise ValueError(f"{name!r} is not a control of a ticket file; valid are {', '.join(valid)}")
     return name
 
 
 @methods.add
 class TicketMethod(Method):
-    """Train a ticket from a file, as it is, transformed to another depth, or as a control."""
+    """Train a ticket from a file: unchanged, transferred to another network, or as a control."""
 
     trains_file: ClassVar[bool] = True
 

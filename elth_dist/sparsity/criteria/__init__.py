@@ -1,11 +1,11 @@
-"""What weights are pruned by at theta_r: one file per criterion. No torch until scores are asked for.
+"""Criteria for pruning at theta_r: one file each. No torch until scores are computed.
 
-`variant: elth_code` is what the authors' code of E-LTH (VITA-Group/ElasticLTH) computes by the same name:
+`variant: elth_code` is what the authors' code of E-LTH (VITA-Group/ElasticLTH) computes under the same name:
 
 - SNIP: the gradient is summed over a whole epoch of training data, with BatchNorm in evaluation mode (running
   statistics), where the paper takes one batch in training mode.
-- GraSP: the same, and weights go by |w (H g)|: the sign, which is the paper's point, is lost.
-- SynFlow: weights stay signed, the loss of real data takes the place of R, and there is one pruning: SNIP, by name.
+- GraSP: the same, and weights are pruned by |w (H g)|: the sign, which is the paper's point, is lost.
+- SynFlow: weights stay signed, the loss of real data replaces R, and there is one pruning: this is SNIP.
 
 Their code also prunes one weight more than asked, and all ties with it; our counts are exact in both variants.
 """

@@ -1,4 +1,4 @@
-"""What a criterion is, and what it is given to score weights with."""
+"""The base of criteria, and the evidence from which they score weights."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 Matched = Literal["global", "layerwise"]
 Variant = Literal["published", "elth_code"]
 
-#: How many global batches a criterion looks at.
+#: How many global batches a criterion uses.
 Batches = Annotated[int, Field(ge=1, le=1 << 20)] | None
 
 
 class Evidence(Protocol):
-    """A network at theta_r, and what can be measured on it. Each measurement counts its own FLOPs.
+    """A network at theta_r, and measurements on it. Each measurement counts its own FLOPs.
 
-    Measurements are means over the global batch, whatever the number of ranks; every rank calls them alike.
+    Measurements are means over the global batch, for any number of ranks; all ranks call them equally.
     """
 
     @property
@@ -35,7 +35,7 @@ class Evidence(Protocol):
 
     @property
     def masks(self) -> "Mapping[str, Tensor]":
-        """The masks of the round before, of the same names; dense ones in the first round."""
+        """The masks of the previous round, by the same names; dense in the first round."""
 
     @property
     def seed(self) -> int:
@@ -52,33 +52,33 @@ class Evidence(Protocol):
     def mean_gradients(
         self, *, batches: int | None, training: bool = True, temperature: float = 1.0
     ) -> "dict[str, Tensor]":
-        """g: the gradient of the mean cross-entropy with respect to each weight.
+        """Compute g, the gradient of the mean cross-entropy with respect to each weight.
 
         Args:
-            batches: global batches of the mean; None: a whole epoch's.
-            training: BatchNorm in training mode; else with its running statistics.
-            temperature: what the logits are divided by.
+            batches: number of global batches to average over; None: a whole epoch.
+            training: use BatchNorm in training mode; else with its running statistics.
+            temperature: divisor of the logits.
         """
 
     def hessian_gradient_products(
         self, gradients: "Mapping[str, Tensor]", *, batches: int | None, training: bool = True, temperature: float = 1.0
     ) -> "dict[str, Tensor]":
-        """H g, H being the Hessian of that loss and g the given gradient; arguments as for mean_gradients()."""
+        """Compute H g, with the Hessian H of that loss and the given gradient g; arguments as for mean_gradients()."""
 
     def input_norms(self, *, batches: int | None, training: bool = False) -> "dict[str, Tensor]":
-        """The L2 norm of each input channel over all samples and positions, of a shape that multiplies the weight."""
+        """Compute the L2 norm of each input channel over samples and positions, shaped to multiply the weight."""
 
     def linearised_gradients(self) -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
-        """|mask w| and dR/d|mask w| of the linearised network (see LinearisedNetwork): no data is looked at."""
+        """Compute |mask w| and dR/d|mask w| of the linearised network (see LinearisedNetwork), without data."""
 
 
 class Criterion(Options):
     """Scores every prunable weight at theta_r; the lowest scores are pruned.
 
-    A subclass is a criterion's options: a field `name` with its default, further fields, `label`, and `scores`.
+    A subclass holds a criterion's options: a field `name` with its default, further fields, `label`, and `scores`.
     """
 
-    #: What tables and figures call it.
+    #: Its name in tables and figures.
     label: ClassVar[str]
     #: Whether it is also offered as a control next to a ticket.
     as_control: ClassVar[bool] = True
@@ -92,17 +92,17 @@ class Criterion(Options):
 
     @property
     def rounds(self) -> int:
-        """Prunings that lead to the density exponentially. Scores are computed again for each."""
+        """Number of prunings, which approach the density exponentially; scores are computed again for each."""
         return 1
 
     @property
     def details(self) -> list[str]:
-        """What tells options apart in tables, such as "ELTH code"."""
+        """Labels for non-default options in tables, such as "ELTH code"."""
         return ["layer-wise"] if self.matched == "layerwise" else []
 
     @abstractmethod
     def scores(self, evidence: Evidence) -> "dict[str, Tensor]":
-        """fp32 scores of each weight in `evidence.weights`, of its shape. Entries where a mask is False are ignored."""
+        """Compute fp32 scores for each of `evidence.weights`, of its shape; ignored where a mask is False."""
 
 
 #: A field of any registered criterion.
@@ -110,7 +110,7 @@ AnyCriterion = Annotated[Criterion, OneOf("criterion", lambda: criteria)]
 
 
 def exponential_counts(counts: Mapping[str, int], totals: Mapping[str, int], step: int, steps: int) -> dict[str, int]:
-    """How many weights of each group are kept after `step` of `steps` prunings: exponential, and exact at the end."""
+    """Compute how many weights of each group are kept after `step` of `steps` prunings, exact at the end."""
     if step == steps:
         return dict(counts)
     return {

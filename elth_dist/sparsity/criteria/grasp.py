@@ -11,13 +11,13 @@ from elth_dist.sparsity.criteria.base import Batches, Criterion, Evidence, Varia
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Samples per class that GraSP looks at unless `batches` says otherwise (Wang et al. 2020 and their code).
+#: Samples per class that GraSP uses unless `batches` is set (Wang et al. 2020 and their code).
 SAMPLES_PER_CLASS = 10
 
 
 @criteria.add
 class Grasp(Criterion):
-    """GraSP: w (H g), signed, H being the Hessian of the loss: the lowest are pruned (Wang et al. 2020)."""
+    """GraSP: w (H g), signed, with the Hessian H of the loss: the lowest scores are pruned (Wang et al. 2020)."""
 
     label: ClassVar[str] = "GraSP"
     name: Literal["grasp"] = "grasp"
@@ -51,14 +51,14 @@ class Grasp(Criterion):
 def grasp_scores(
     weights: "Mapping[str, Tensor]", hessian_gradients: "Mapping[str, Tensor]", *, absolute: bool = False
 ) -> "dict[str, Tensor]":
-    """w (H g): how much of the gradient's norm hangs on w (Wang et al. 2020, equation 8, whose score is its negative).
+    """Compute w (H g), the share of the gradient's norm that depends on w (negative of Wang et al. 2020, equation 8).
 
-    Signed: weights whose removal makes the gradient flow better go first.
+    Signed: weights whose removal improves the gradient flow are pruned first.
 
     Args:
         weights: by name.
         hessian_gradients: H g of each weight, see training.gradients.
-        absolute: |w (H g)|, as E-LTH's authors' code has it.
+        absolute: compute |w (H g)|, as E-LTH's authors' code.
     """
     from elth_dist.sparsity.scores import comparable, products
 

@@ -18,7 +18,7 @@ class Random(Criterion):
     """Random masks: scores drawn at random."""
 
     label: ClassVar[str] = "random masks"
-    as_control: ClassVar[bool] = False  # the control of that name permutes the ticket's own masks
+    as_control: ClassVar[bool] = False  # the control `random` permutes the ticket's own masks
 
     name: Literal["random"] = "random"
     matched: Matched = Field(
@@ -32,7 +32,7 @@ class Random(Criterion):
 
 
 def random_scores(weights: "Mapping[str, Tensor]", seed: int) -> "dict[str, Tensor]":
-    """Uniform numbers, the same for a seed and name anywhere; the global random state is neither read nor changed."""
+    """Draw uniform numbers that depend only on seed and name; the global random state is neither read nor changed."""
     import torch
 
     scores = {}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @criteria.add
 class Snip(Criterion):
-    """SNIP: |w g|, g being the gradient of the loss (Lee et al. 2019)."""
+    """SNIP: |w g|, with the gradient g of the loss (Lee et al. 2019)."""
 
     label: ClassVar[str] = "SNIP"
     name: Literal["snip"] = "snip"
@@ -37,7 +37,7 @@ class Snip(Criterion):
 
 
 def snip_scores(weights: "Mapping[str, Tensor]", gradients: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """|w g|: how much the loss is about to change when w goes (Lee et al. 2019, equation 6, without its norm)."""
+    """Compute |w g|, the first-order change of the loss if w is removed (Lee et al. 2019, equation 6, unnormalised)."""
     from elth_dist.sparsity.scores import comparable, products
 
     return comparable(products(weights, gradients), absolute=True)

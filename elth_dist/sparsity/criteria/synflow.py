@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @criteria.add
 class Synflow(Criterion):
-    """SynFlow: |w dR/dw|, R being the output of the network with absolute weights for an image of ones."""
+    """SynFlow: |w dR/dw|, where R is the output of the network with absolute weights for an image of ones."""
 
     label: ClassVar[str] = "SynFlow"
     name: Literal["synflow"] = "synflow"
@@ -42,7 +42,7 @@ class Synflow(Criterion):
 
 
 def synflow_scores(weights: "Mapping[str, Tensor]", slopes: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """|w dR/dw|: each weight's share of R, which every layer conserves (Tanaka et al. 2020, theorem 1)."""
+    """Compute |w dR/dw|, each weight's share of R, which every layer conserves (Tanaka et al. 2020, theorem 1)."""
     from elth_dist.sparsity.scores import comparable, products
 
     return comparable(products(weights, slopes), absolute=True)

@@ -1,4 +1,4 @@
-"""How masks change while a network trains: one protocol, and one file per way. No torch until an updater is created."""
+"""Mask updates, which change masks during training: one file each. No torch until an updater is created."""
 
 from elth_dist.registry import load_folder
 from elth_dist.sparsity.updates.base import AnyMaskUpdate, MaskUpdate

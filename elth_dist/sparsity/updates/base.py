@@ -1,4 +1,4 @@
-"""What a mask update is: its options, what it costs, and the updater that it creates for a training."""
+"""The base of mask updates: options, cost, and the updater that they create for a training."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ _Number = TypeVar("_Number", int, float)
 
 
 def steps_at(point: float | Step, total_steps: int, steps_per_epoch: int) -> int:
-    """A point in optimizer steps: a fraction of `total_steps`, rounded to the nearest, or the step itself."""
+    """Convert a point to optimizer steps: a fraction of `total_steps`, rounded to the nearest, or a step."""
     return point.iterations(steps_per_epoch) if isinstance(point, Step) else round(point * total_steps)
 
 
 def step_cost(sparse: _Number, dense: _Number, dense_gradient: bool = False) -> _Number:
-    """Cost of one training step on one sample: 3 f_S, or 2 f_S + f_D where the gradient of all weights is taken.
+    """Compute the cost of one training step on one sample: 3 f_S, or 2 f_S + f_D with the gradient of all weights.
 
     A step is a forward pass, a backward pass to the activations and one to the weights; each costs what the forward
     pass costs (RigL, appendix H).
@@ -45,13 +45,13 @@ def step_cost(sparse: _Number, dense: _Number, dense_gradient: bool = False) -> 
 class MaskUpdate(Options):
     """Trains one network from initialisation while its masks change.
 
-    A subclass is an update's options: a field `name` with its default, further fields, `label`, `create`, and `cost`
+    A subclass holds an update's options: a field `name` with its default, further fields, `label`, `create`, and `cost`
     where a step costs more than 3 f_S.
     """
 
-    #: What tables and figures call it.
+    #: Its name in tables and figures.
     label: ClassVar[str]
-    #: Length of the training in the update's paper, in optimizer steps: what `cost` assumes unless told otherwise.
+    #: Length of the training in the update's paper, in optimizer steps: the default of `cost`.
     published_steps: ClassVar[int] = 32_000
 
     name: str = Field(description="the mask update")
@@ -68,7 +68,7 @@ class MaskUpdate(Options):
 
     @property
     def details(self) -> list[str]:
-        """What tells options apart in tables, such as "ERK"."""
+        """Labels for non-default options in tables, such as "ERK"."""
         usual = type(self).model_fields["distribution"].default
         spread = self.distribution.upper() if self.distribution == "erk" else self.distribution
         return [] if self.distribution == usual else [spread]
@@ -79,7 +79,7 @@ class MaskUpdate(Options):
         return ", ".join([self.label if self.multiplier == 1 else f"{self.label}-{self.multiplier}x", *self.details])
 
     def stretched(self) -> Self:
-        """The same for a training that is `multiplier` times as long: its own points, where they are steps."""
+        """Return the update for a training `multiplier` times as long: points given in steps are multiplied."""
         points = {
             name: value.times(self.multiplier)
             for name in type(self).model_fields
@@ -88,10 +88,10 @@ class MaskUpdate(Options):
         return self.model_copy(update={**points, "multiplier": 1})
 
     def check(self, total_steps: int, steps_per_epoch: int) -> None:
-        """UserError unless a training of so many steps (times `multiplier`) reaches the points that it must."""
+        """Refuse a training (of `total_steps` times `multiplier`) too short for the update's points. UserError."""
 
     def layer_densities(self, shapes: Mapping[str, Sequence[int]], density: float) -> dict[str, float]:
-        """The density of each layer at the end; for "global", which only training can tell, `density` everywhere.
+        """Return the final density of each layer; for "global", known only after training, `density` everywhere.
 
         Args:
             shapes: of the prunable weights by name.
@@ -110,7 +110,7 @@ class MaskUpdate(Options):
         Args:
             dense: dense masks of the network's prunable weights.
             density: kept fraction at the end, 0 < density <= 1.
-            seed: of initial masks and random growth; the same on every rank.
+            seed: for initial masks and random growth; equal on every rank.
             total_steps: optimizer steps of the training.
             steps_per_epoch: optimizer steps per epoch.
             agree: called with the masks after each change; raises unless all ranks hold the same.
@@ -128,7 +128,7 @@ class MaskUpdate(Options):
         steps_per_epoch: int = 1,
         convention: str = "exact",
     ) -> float:
-        """Mean cost of a training step on one sample, as planned. (A run's history tells it as it was.)
+        """Compute the planned mean cost of a training step on one sample (the measured cost: accounting.meter).
 
         Args:
             sparse: f_S, the forward cost at the final density, in any unit.

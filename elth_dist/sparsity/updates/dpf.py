@@ -46,23 +46,22 @@ class Dpf(RampedUpdate):
         steps_per_epoch: int = 1,
         convention: str = "exact",
     ) -> float:
-        """E_t[2 f_S(t)] + f_D. `elth_paper` counts f_S + 2 f_D."""
+        """Return E_t[2 f_S(t)] + f_D; `elth_paper` counts f_S + 2 f_D."""
         if convention == "elth_paper":
             return sparse + 2 * dense
         return step_cost(self.mean_forward(sparse, dense, total_steps, steps_per_epoch), dense, dense_gradient=True)
 
 
 class DpfUpdater(RampedUpdater):
-    """w <- w - lr g(mask w).
+    """Train dense weights with the gradient at the pruned ones: w <- w - lr g(mask w).
 
-    The optimizer trains dense weights and knows of no masks. Forward and backward see pruned ones, so that the gradient
-    is that of the pruned network, at all positions; it is applied to all dense weights. The masks, of the dense
-    weights' magnitude, are computed again every so often, up to the training's end: weights can come back, with their
-    values.
+    The optimizer trains dense weights without masks. Forward and backward compute with pruned weights, so that the
+    gradient is the pruned network's, at all positions; it is applied to all dense weights. Masks follow the magnitude
+    of the dense weights at regular intervals up to the end of training: weights can grow back with their values.
     """
 
     def __init__(self, masks: "Masks", ramp: DensityRamp, last: int, agree: Agree) -> None:
-        """`masks`: dense ones. `last`: how many steps the training has."""
+        """`masks`: dense. `last`: number of steps of the training."""
         super().__init__(masks, ramp, agree)
         self._last = last
 
@@ -80,9 +79,9 @@ class DpfUpdater(RampedUpdater):
             self._prune(dense, step + 1)
 
     def finish(self) -> None:
-        """Leave the pruned network: its dense weights have served."""
+        """Prune the weights for good: the dense weights are no longer needed."""
         self._weights.set_masks(self._masks)
         self.check()
 
     def _install(self) -> None:
-        """Nothing to do: forward and backward know the masks, see `computing`."""
+        """Do nothing: `computing` applies the masks to forward and backward."""

@@ -1,7 +1,7 @@
-"""What RigL, SET and SNFS share: at constant density, weak weights make room for new ones.
+"""The base of RigL, SET and SNFS, which drop small weights and grow others at constant density.
 
 Semantics are those of the RigL authors' code (Evci et al. 2020), without its noise on the magnitudes; the gradient is
-the mean over the global batch (the paper's appendix M: anything else grows other weights on each number of ranks).
+the mean over the global batch (the paper's appendix M), so that the number of ranks does not change the masks.
 """
 
 import math
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class DropAndGrow(base.MaskUpdate):
-    """Replaces a share of each layer's kept weights every so often."""
+    """Replaces a fraction of each layer's kept weights every `delta_t` steps."""
 
     distribution: Distribution = Field(
         default="uniform",
@@ -50,7 +50,7 @@ class DropAndGrow(base.MaskUpdate):
 
     @abstractmethod
     def updater(self, masks: "Masks", replacement: "Replacement", agree: Agree, seed: int) -> Updater:
-        """The updater that starts from these masks; for the other arguments, see `create`."""
+        """Create the updater that starts from these masks; for the other arguments, see `create`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Replacement:
         return Interval(self.delta_t, 0, self.t_end)
 
     def count(self, step: int, kept: int) -> int:
-        """Of `kept` weights, how many are replaced at `step`: rounded down, as in the authors' code."""
+        """Compute how many of `kept` weights are replaced at `step`, rounded down as in the authors' code."""
         return math.floor(cosine_fraction(step, self.alpha, self.t_end) * kept)
 
 
@@ -89,7 +89,7 @@ class DropAndGrowUpdater(PeriodicUpdater):
 
 
 def random_masks(masks: "Masks", densities: Mapping[str, float], seed: int) -> "Masks":
-    """Masks like `masks` of exactly ceil(density x size) weights per layer, at random places; the same anywhere.
+    """Draw masks that keep exactly ceil(density x size) weights per layer; they depend only on the arguments.
 
     The global random state is neither read nor changed.
     """
@@ -108,16 +108,16 @@ def random_masks(masks: "Masks", densities: Mapping[str, float], seed: int) -> "
 
 
 def drop_and_grow(mask: "Tensor", weight: "Tensor", growth: "Tensor", count: int) -> "Tensor":
-    """A layer's mask after dropping its `count` smallest |weight|, and then growing as many at free positions.
+    """Drop a layer's `count` smallest |weight|, then grow as many at free positions.
 
     Args:
         mask: bool.
-        weight: of any floating dtype; what it holds where the mask is False does not matter.
-        growth: fp32 scores of all positions: the largest grow. Just dropped ones are among the candidates.
-        count: how many, 0 <= count <= kept weights.
+        weight: of any floating dtype; ignored where the mask is False.
+        growth: fp32 scores of all positions: the largest grow. Weights just dropped are candidates too.
+        count: how many to replace, 0 <= count <= kept weights.
 
     Returns:
-        A new mask, with as many weights. Ties go by position: the first ones are dropped first, and grow first.
+        A new mask with as many weights. Of equal scores, the first by position drop first, and grow first.
     """
     kept = _without_smallest(mask, weight.detach().float().abs(), count)
     free = kept.logical_not()
@@ -127,7 +127,7 @@ def drop_and_grow(mask: "Tensor", weight: "Tensor", growth: "Tensor", count: int
 
 
 def _without_smallest(mask: "Tensor", scores: "Tensor", count: int) -> "Tensor":
-    """One layer's `mask` without the `count` smallest of its kept scores (fp32); of equal ones the first go."""
+    """Drop the `count` smallest kept scores (fp32) from one layer's `mask`; of equal scores, the first."""
     from elth_dist.sparsity.masks import Masks
     from elth_dist.sparsity.selection import prune
 

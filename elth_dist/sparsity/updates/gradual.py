@@ -47,7 +47,7 @@ class Gradual(RampedUpdate):
 
 
 class GradualUpdater(RampedUpdater):
-    """Prune the smallest kept weights, after the optimizer's step; what is pruned stays so."""
+    """Prune the smallest kept weights, after the optimizer's step; pruned weights stay pruned."""
 
     def after_step(self, step: int, finite: "Tensor | bool") -> None:
         if self._comes(self._ramp.due(step + 1, self._ramp.end), finite):

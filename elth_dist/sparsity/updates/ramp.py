@@ -1,4 +1,4 @@
-"""What gradual pruning and DPF share: masks by magnitude, at a density that follows a cubic ramp."""
+"""The base of gradual pruning and DPF: masks by magnitude, at a density that follows a cubic ramp."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class RampedUpdate(base.MaskUpdate):
         return self
 
     def ramp(self, total_steps: int, steps_per_epoch: int) -> tuple[int, int]:
-        """`begin` and `end` in optimizer steps. UserError unless the training reaches them."""
+        """Convert `begin` and `end` to optimizer steps. UserError unless the training reaches them."""
         begin, end = (base.steps_at(point, total_steps, steps_per_epoch) for point in (self.begin, self.end))
         if not begin < end <= total_steps:
             raise UserError(
@@ -49,13 +49,13 @@ class RampedUpdate(base.MaskUpdate):
         self.stretched().ramp(total_steps * self.multiplier, steps_per_epoch)
 
     def mean_forward(self, sparse: float, dense: float, total_steps: int | None, steps_per_epoch: int) -> float:
-        """The forward cost of one sample, averaged over the training; arguments as for `cost`."""
+        """Compute the forward cost of one sample, averaged over the training; arguments as for `cost`."""
         total = total_steps or self.published_steps
         share = mean_cubic_share(*self.ramp(total, steps_per_epoch), total, self.every)
         return dense - share * (dense - sparse)
 
     def density_ramp(self, dense: "Masks", density: float, total_steps: int, steps_per_epoch: int) -> "DensityRamp":
-        """The densities of one training; arguments as for `create`."""
+        """Return the densities of one training; arguments as for `create`."""
         shapes = {name: tuple(mask.shape) for name, mask in dense.items()}
         final = density if self.distribution == "global" else self.layer_densities(shapes, density)
         return DensityRamp(self.every, *self.ramp(total_steps, steps_per_epoch), final)
@@ -71,11 +71,11 @@ class DensityRamp:
     final: float | Mapping[str, float]  # of all weights together, or of each
 
     def due(self, done: int, last: int) -> bool:
-        """Whether masks are computed after `done` steps: every so often up to `last`, and at the end of the ramp."""
+        """Tell whether masks change after `done` steps: at intervals of `every` up to `last`, and at the ramp's end."""
         return done in Interval(self.every, self.begin, last) or done == self.end
 
     def kept(self, masks: "Masks", done: int) -> int | dict[str, int]:
-        """How many weights of `masks` stay after `done` steps: exactly ceil(density x size), or all, if fewer."""
+        """Compute how many weights of `masks` stay after `done` steps: ceil(density x size), or all, if fewer."""
         from elth_dist.sparsity.selection import exact_count
 
         if not isinstance(self.final, Mapping):
@@ -89,13 +89,13 @@ class DensityRamp:
 
 
 class RampedUpdater(PeriodicUpdater):
-    """Put masks in force that follow a ramp."""
+    """Change masks along a density ramp."""
 
     def __init__(self, masks: "Masks", ramp: DensityRamp, agree: Agree) -> None:
-        """`masks`: dense ones."""
+        """`masks`: dense."""
         super().__init__(masks, agree)
         self._ramp = ramp
 
     def _prune(self, masks: "Masks", done: int) -> None:
-        """Put `masks` in force without the smallest weights, at the density for `done` steps."""
+        """Prune the smallest weights of `masks`, to the density for `done` steps, and apply the result."""
         self._change(self._weights.prune(masks, self._ramp.kept(masks, done)))

@@ -36,7 +36,7 @@ class SetUpdater(DropAndGrowUpdater):
             self._rewire(step, lambda name: self._random(step, name))
 
     def _random(self, step: int, name: str) -> "Tensor":
-        """Uniform scores: a function of (seed, step, layer) and the kind of device, which ranks have in common."""
+        """Draw uniform scores that depend only on (seed, step, layer) and the kind of device, equal on all ranks."""
         import torch
 
         mask = self._masks[name]

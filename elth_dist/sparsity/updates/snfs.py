@@ -38,7 +38,7 @@ class Snfs(DropAndGrow):
         steps_per_epoch: int = 1,
         convention: str = "exact",
     ) -> float:
-        """2 f_S + f_D: every step takes the dense gradient."""
+        """Return 2 f_S + f_D: every step takes the dense gradient."""
         return step_cost(sparse, dense, dense_gradient=True)
 
 
@@ -60,7 +60,7 @@ class SnfsUpdater(DropAndGrowUpdater):
             self._mean[name].copy_(mean)
 
     def before_step(self, step: int, finite: "Tensor | bool") -> bool:
-        """The running mean takes in every gradient that is finite; nothing is read from the device."""
+        """Update the running mean with every finite gradient, without reading from the device."""
         import torch
 
         with torch.no_grad():

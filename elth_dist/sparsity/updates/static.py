@@ -6,7 +6,7 @@ from elth_dist.sparsity.updates.updater import Updater
 
 
 class StaticMask(Updater):
-    """Keep the masks as they are: every ticket's training, and with dense masks any dense one."""
+    """Keep the masks: for training tickets and, with dense masks, dense networks."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}

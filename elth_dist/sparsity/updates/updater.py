@@ -1,4 +1,4 @@
-"""What the training loop calls while masks may change: it does not know which mask update it runs."""
+"""The interface through which the training loop runs any mask update."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,20 +16,20 @@ Agree = Callable[["Masks"], None]
 
 
 class Updater(ABC):
-    """What the loop calls, on every rank alike. Steps are optimizer steps, counted from the start of the training.
+    """Changes masks during training; the loop calls it equally on every rank, with steps counted from the start.
 
-    For each optimizer step: forward and backward of each micro-batch in computing(), which leaves the gradients;
-    skip = before_step(step, finite), upon which the optimizer skips its update if told so; the engine's step;
+    Each optimizer step consists of: forward and backward of each micro-batch in computing(), which produces the
+    gradients; skip = before_step(step, finite): if True, the optimizer skips its update; the engine's step;
     after_step(step, finite).
 
-    `finite` says whether the step's whole gradient is: where it is not, the optimizer changes nothing. It may be a
-    0-dim tensor on the device: whoever reads it only on the steps that matter does not stall the rest.
+    `finite` is whether the step's whole gradient is finite; if not, the optimizer changes nothing. It may be a 0-dim
+    tensor on the device: read it only on steps where it matters, because reading synchronises.
 
-    There is no process group in here: gradients are those of the global batch already, weights are equal on all ranks,
-    randomness comes from a generator seeded by (seed, step, layer), and what has to be said to other ranks after a
-    change is a callable that the update is made with. Nor does an update know which rank holds which part of a weight.
+    An updater uses no process group: gradients are those of the global batch, weights are equal on all ranks,
+    randomness comes from a generator seeded by (seed, step, layer), and a callable (`agree`) compares the masks with
+    other ranks after a change. An updater does not know which rank holds which part of a weight.
 
-    What is not overridden leaves the masks as they are.
+    The methods of this base leave the masks unchanged.
     """
 
     def __init__(self, masks: "Masks") -> None:
@@ -38,63 +38,63 @@ class Updater(ABC):
 
     @property
     def masks(self) -> "Masks":
-        """The masks in force: the same object until they change, so that a counter sees when to count again."""
+        """The current masks: the same object until they change, so that a counter knows when to count again."""
         return self._masks
 
     def dense_gradient(self, step: int) -> bool:
-        """Whether `step` takes the gradient of all weights, not of the kept ones alone. It changes nothing.
+        """Tell whether `step` takes the gradient of all weights, not only of the kept ones. Changes nothing.
 
-        This and the masks are all that the accounting needs to know. A step is a forward pass, a backward pass to the
-        activations and one to the weights, each of which costs what the masks in force during it cost (f_S): 3 f_S; or
-        2 f_S + f_D, if the last one is dense (RigL, appendix H). So: RigL at its update steps (a deferred one counts at
-        each attempt), SNFS and DPF always; static masks, SET and gradual pruning never. Asked once a step, after
-        `before_step` and before `after_step`; answered on the host, without reading from the device.
+        The accounting needs only this and the masks. A step is a forward pass, a backward pass to the activations and
+        one to the weights, each at the cost of the current masks (f_S): 3 f_S; or 2 f_S + f_D if the last pass is dense
+        (RigL, appendix H). True for RigL at its update steps (a postponed one counts at each attempt), and always for
+        SNFS and DPF; never for static masks, SET and gradual pruning. Called once per step, after `before_step` and
+        before `after_step`; answered on the host, without reading from the device.
         """
         return False
 
     def begin(self, weights: "MaskedWeights") -> None:
-        """Once, before the first step; when resuming, after the weights and the optimizer's state are restored."""
+        """Start: called once before the first step; on resuming, after weights and optimizer state are restored."""
         self._begun = weights
         self._masks = self._masks.to(weights.device)
         self._install()
 
     def computing(self) -> AbstractContextManager[None]:
-        """Around the micro-batches of a step, and around each evaluation: the weights are those to compute with."""
+        """Apply the masks to the weights that compute: wraps the micro-batches of a step, and each evaluation."""
         return nullcontext()
 
     def before_step(self, step: int, finite: "Tensor | bool") -> bool:
-        """The gradients of the weights stand. Returns whether this update takes the optimizer step's place (RigL)."""
+        """Act on the complete gradients of a step; return whether this update replaces the optimizer's step (RigL)."""
         return False
 
     def after_step(self, step: int, finite: "Tensor | bool") -> None:  # noqa: B027 - most need not do anything
-        """The step is done: the optimizer has updated the weights if `finite`, unless `before_step` took its place."""
+        """Act after the optimizer's step, which was skipped if not `finite` or if `before_step` replaced it."""
 
     def check(self) -> None:
-        """At each evaluation (in `computing`) and save: AssertionError naming a tensor that breaks what is promised."""
+        """Check the masked weights, at each evaluation (in `computing`) and save; AssertionError names the tensor."""
         self._weights.check()
 
     def finish(self) -> None:
-        """Once, after the last step: leave the weights masked, and check."""
+        """Finish: called once after the last step; masks the weights and checks them."""
         self.check()
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs beyond the weights, the optimizer's state and what `begin` is given.
+        """Return the state that a resumed training needs apart from weights, optimizer state and `begin`'s argument.
 
         Equal on every rank.
         """
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there; called before `begin`, which then installs the masks that were in force."""
+        """Restore the state; called before `begin`, which then installs its masks."""
 
     @property
     def _weights(self) -> "MaskedWeights":
-        assert self._begun is not None, "nothing has begun: begin() comes first"
+        assert self._begun is not None, "call begin() first"
         return self._begun
 
     def _install(self) -> None:
-        """Put the masks in force."""
+        """Apply the masks to the weights."""
         self._weights.set_masks(self._masks)
 
 
@@ -118,14 +118,14 @@ class PeriodicUpdater(Updater):
         self._deferred = state["deferred"]
 
     def _comes(self, due: bool, finite: "Tensor | bool") -> bool:
-        """Whether the masks change now, given that this step is `due` to."""
+        """Tell whether the masks change now, given whether this step is `due`; remember a postponed change."""
         if not (due or self._deferred):
             return False
         self._deferred = not bool(finite)
         return not self._deferred
 
     def _change(self, masks: "Masks") -> None:
-        """Put new masks in force."""
+        """Replace the masks."""
         self._masks = masks
         self._install()
         self._agree(masks)

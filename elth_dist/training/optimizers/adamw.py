@@ -28,7 +28,7 @@ class AdamW(Optimizer):
     )
     eps: Annotated[float, Field(ge=1e-20, le=1)] = Field(
         default=1e-8,
-        description="added to the root of the squares' mean; never 0, where a pruned weight would be 0 / 0",
+        description="added to the root of the mean square; never 0, because pruned weights would become 0 / 0",
     )
 
     def check(self, train: TrainOptions) -> None:

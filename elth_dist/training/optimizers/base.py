@@ -1,4 +1,4 @@
-"""What every optimizer says of itself."""
+"""The base of optimizers."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 
 class Optimizer(Options):
-    """How weights follow their gradients: one of `registry.optimizers`, as `train.optimizer`.
+    """Options of `train.optimizer`; one kind per class in `registry.optimizers`.
 
-    Options that only one kind has are its own; learning rate and weight decay are the training's.
+    A kind holds only its own options; learning rate and weight decay belong to `train`.
     """
 
     name: str
     label: ClassVar[str]  #: for people
 
     def check(self, train: TrainOptions) -> None:
-        """Refuse options of the training that this optimizer cannot follow.
+        """Refuse options of the training that this optimizer does not support.
 
         Raises:
-            ValueError: naming the option below `train`.
+            ValueError: names the option below `train`.
         """
 
     @abstractmethod
     def create(
         self, groups: Sequence[dict[str, Any]], *, lr: float, weight_decay: float, train: TrainOptions
     ) -> TrainingOptimizer:
-        """The optimizer of one training; of a class derived from `training.masked.Masked`.
+        """Create the optimizer of one training, of a class derived from `training.masked.Masked`.
 
         Args:
-            groups: parameter groups as torch takes them, fp32; with their own weight_decay where it is another.
-            lr: of the first step; the loop writes the schedule's into the groups before each step.
-            weight_decay: of groups that say nothing else.
+            groups: torch's parameter groups, fp32; a group may set its own weight_decay.
+            lr: of the first step; the loop sets the schedule's learning rate in the groups before each step.
+            weight_decay: of groups that do not set their own.
             train: the other options of the training.
         """
