@@ -99,7 +99,10 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         (["--epochs", "3"], "--epochs: no such option; did you mean --train.epochs?"),
         (["--train.epochs", "0"], "train.epochs: Input should be greater than or equal to 1, got '0'"),
         (["--train.global_batch", "many"], "train.global_batch"),
-        (["--method.rewind", "5x"], "method.rewind: '5x' is not a step: write '5ep' (epochs), '1000it' (iterations) or 0"),
+        (
+            ["--method.rewind", "5x"],
+            "method.rewind: '5x' is not a step: write '5ep' (epochs), '1000it' (iterations) or 0",
+        ),
         (["--method.prune_fraction", "1.0"], "method.prune_fraction: Input should be less than 1"),
         (
             ["--method.name", "impp"],

@@ -17,7 +17,7 @@ from elth_dist.config import read_overrides
 from elth_dist.errors import UserError
 from elth_dist.runtime.files import reason
 from elth_dist.sweeps.folder import SweepFolder
-from elth_dist.sweeps.options import Needs, said_by_the_file
+from elth_dist.sweeps.options import Needs, set_elsewhere
 from elth_dist.sweeps.plan import Sweep, plan_sweep, plugins_of
 
 _ACTIONS = ("submit", "status", "cancel", "results")
@@ -108,8 +108,8 @@ def _rate(text: str) -> float:
 def _run(arguments: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(_with_action(arguments))
     overrides = read_overrides(rest, {"plugins": plugins_of(options.file)})
-    for name, saying in said_by_the_file(overrides).items():
-        raise UserError(f"--{name}: {saying}, which the sweep file says")
+    for name, advice in set_elsewhere(overrides).items():
+        raise UserError(f"--{name}: {advice}")
     folder = SweepFolder(options.dir or Path("runs/sweeps", options.file.stem))
     sweep = plan_sweep(options.file, overrides)
     needs = _needs(sweep, {name: getattr(options, name) for name in _NEEDS if getattr(options, name) is not None})

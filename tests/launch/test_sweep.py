@@ -217,7 +217,10 @@ def test_dry_run_shows_tree_costs_and_saving_and_writes_nothing(
         (["--cluster", "local", "--gpus", "64"], "--gpus: 64 per job, but this machine has"),
         (["--dry-run", "--images-per-second", "0"], "'0' is not a number above 0"),
         (["--cluster", "debug", "--seed", "5"], "--seed: set `seeds` in the sweep file instead"),
-        (["--cluster", "debug", "--model.arch", "resnet8_cifar"], "--model.arch: set `sources` in the sweep file instead"),
+        (
+            ["--cluster", "debug", "--model.arch", "resnet8_cifar"],
+            "--model.arch: set `sources` in the sweep file instead",
+        ),
         (["--cluster", "slurm", "--tasks", "7"], "train.global_batch: 120 cannot be shared by 7 rank(s)"),
         (["--cluster", "slurm", "--data.name", "cifar10"], "data.root: 'cifar10' needs the folder of the dataset"),
         (["--cluster", "slurm", "--time", "3"], "notice 180 s leaves no time to work"),

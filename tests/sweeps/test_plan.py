@@ -205,8 +205,14 @@ def test_job_is_found_again_from_its_written_configuration(tmp_path: Path) -> No
             "experiments.0: method.transfers.0",
         ),
         ({"overrides": {"train": {"epoch": 2}}}, "train.epoch: no such option; did you mean train.epochs?"),
-        ({"experiments": [{"sources": ["vgg16"], "overrides": {"seed": 3}}]}, "overrides.seed: set `seeds` in the sweep file instead"),
-        ({"experiments": [{"sources": ["vgg16"], "overrides": {"method": {}}}]}, "overrides.method: is for methods"),
+        (
+            {"experiments": [{"sources": ["vgg16"], "overrides": {"seed": 3}}]},
+            "overrides.seed: set `seeds` in the sweep file instead",
+        ),
+        (
+            {"experiments": [{"sources": ["vgg16"], "overrides": {"method": {}}}]},
+            "overrides.method: set `methods` in the sweep file",
+        ),
         ({"overrides": {"model": {"arch": "vgg16"}}}, "overrides.model.arch: set `sources` in the sweep file instead"),
         ({"needs": {"time": "a day"}}, "needs.time: 'a day' is not a time"),
         ({"needs": {"time": 2, "notice": 120}}, "notice 120 s leaves no time to work: the limit, time, is 120 s"),
