@@ -69,17 +69,11 @@ class FinishedJob:
 
     def model(self) -> "nn.Module":
         """The trained network, on the CPU in evaluation mode. UserError if the job trained nothing."""
-        from elth_dist.models.build import build_model
+        from elth_dist.models.build import model_from
 
-        weights = self.weights()
-        about = load_about(self._folder.trained)
-        if about is not None:
-            arch, num_classes = about.arch, about.num_classes
-        else:  # written by an older version, whose networks all end in `fc`
-            arch, num_classes = self.metrics["arch"], len(weights["fc.weight"])
-        model = build_model(arch, num_classes, seed=0)
-        model.load_state_dict(weights)
-        return model.eval()
+        about = load_about(self._folder.trained)  # none from an older version
+        arch = self.metrics["arch"] if about is None else about.arch
+        return model_from(arch, self.weights()).eval()
 
     def rows(self) -> list[dict[str, Any]]:
         """The job's rows of metrics.jsonl, in order: `step`, `epoch` and scalars by name. Empty if it logged nothing.

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import elth_dist
 from elth_dist import Evaluation, MaskedSGD, Masks, build_model, evaluate, prunable_weights, prune
+from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.sparsity.selection import exact_count
 
@@ -161,11 +161,11 @@ def test_evaluate_leaves_out_padding() -> None:
 
 
 def test_evaluate_an_open_dataset(tmp_path: Path) -> None:
-    options = DataOptions(name="synthetic", image_size=8, num_classes=10, num_train=64, num_val=37)
+    options = data_options(name="synthetic", image_size=8, num_classes=10, num_train=64, num_val=37)
     dataset = open_dataset(options, Ranks(), default_root=tmp_path, dtype=torch.float32)
     model = build_model("resnet8_cifar", 10, seed=0)
     assert evaluate(model, dataset).samples == 37
-    half = open_dataset(options, Ranks(rank=1, world_size=2), default_root=tmp_path, dtype=torch.float32)
+    half = options.open(Ranks(rank=1, world_size=2), tmp_path, torch.float32)
     with pytest.raises(ValueError, match="of the dataset's 37 samples only"):
         evaluate(model, half)
 

@@ -106,7 +106,7 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         (["--method.prune_fraction", "1.0"], "method.prune_fraction: Input should be less than 1"),
         (
             ["--method.name", "impp"],
-            "method.name: 'impp' is no method; valid are dense, imp, reinit, ticket, grasp, magnitude",
+            "method.name: unknown method 'impp'; valid are dense, imp, reinit, ticket, grasp, magnitude",
         ),
         (["--method.name", "snip"], "method: needs either density or like (a ticket file)"),
         (["--method.name", "snip", "--method.density", "0"], "method.density: Input should be greater than 0"),
@@ -120,7 +120,7 @@ def test_another_method_drops_the_files_options_of_its_own() -> None:
         ),
         (["--model.arch", "resnet19"], "did you mean 'resnet18'?"),
         (["--train.accumulate", "3"], "train: global_batch 64 is not a multiple of accumulate 3"),
-        (["--method.name=dense", "--method.levels=3"], "method.levels: is no option of method 'dense'"),
+        (["--method.name=dense", "--method.levels=3"], "method.levels: is not an option of method 'dense'"),
         (["train.epochs=3"], "train.epochs=3: not understood; write --section.option value"),
         (["--config"], "--config: needs the path of a YAML file"),
         (["--method.transfers", '[{"to": "vgg16"}]'], "method.transfers.0: "),

@@ -126,7 +126,7 @@ def test_one_for_all(capfd: Capture) -> None:
         (["resnet50", "--convention", "elth_paper"], "elth_paper: is defined for"),
         (["resnet20_cifar", "--convention", "rigl_compat_115"], "rigl_compat_115: is a quirk"),
         (["resnet26", "--amortise", "resnet50"], "tickets of resnet26 cannot be moved to resnet50"),
-        (["--paper", "--amortise", "resnet50"], "--amortise: needs the network"),
+        (["--paper", "--amortise", "resnet50"], "--amortise: needs the ticket's own network"),
         (["--config", "/nowhere.yaml"], "--config: no file /nowhere.yaml"),
         (["--config"], "--config"),
         (["--ticket", "/nowhere.safetensors"], "/nowhere.safetensors: no such file"),

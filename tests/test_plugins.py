@@ -112,7 +112,7 @@ def test_a_users_mistake_in_a_plugin_stays_what_it_is(write: Write) -> None:
 
 def test_a_file_whose_name_another_module_has(write: Write) -> None:
     path = write("", "json.py")
-    assert mistake(str(path)) == f"plugins: {path}: another module is named json already; rename the file"
+    assert mistake(str(path)) == f"plugins: {path}: another module is already named json; rename the file"
     path = write("", "no-name.py")
     assert mistake(str(path)) == f"plugins: {path}: 'no-name' cannot be a module's name; rename the file"
 

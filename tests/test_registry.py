@@ -166,15 +166,15 @@ def problem(value: Any) -> tuple[str, str]:
 
 def test_what_is_no_kind_is_said() -> None:
     valid = ", ".join(criteria)
-    assert problem(3) == ("kind_form", "is no criterion: write a name, or name and options")
-    assert problem(["snip"]) == ("kind_form", "is no criterion: write a name, or name and options")
+    assert problem(3) == ("kind_form", "must be one criterion: a name, or an object with name and options")
+    assert problem(["snip"]) == ("kind_form", "must be one criterion: a name, or an object with name and options")
     assert problem({"batches": 2}) == ("kind_missing", f"is required; valid are {valid}")
-    assert problem("wanda") == ("kind_unknown", f"'wanda' is no criterion; valid are {valid}")
+    assert problem("wanda") == ("kind_unknown", f"unknown criterion 'wanda'; valid are {valid}")
     assert problem({"name": "snipp"}) == (
         "kind_unknown",
-        f"'snipp' is no criterion; did you mean snip?; valid are {valid}",
+        f"unknown criterion 'snipp'; did you mean snip?; valid are {valid}",
     )
-    assert problem({"name": 3}) == ("kind_unknown", f"3 is no criterion; valid are {valid}")
+    assert problem({"name": 3}) == ("kind_unknown", f"unknown criterion 3; valid are {valid}")
     assert problem({"name": "snip", "bathces": 2}) == ("extra_forbidden", "Extra inputs are not permitted")
 
 
@@ -192,4 +192,4 @@ def test_a_list_of_kinds_says_which_one_is_wrong() -> None:
         config(name="imp", controls=["dense", "wanda"])
     [error] = caught.value.errors()
     assert error["loc"] == ("method", "controls", 1)
-    assert error["msg"].startswith("'wanda' is no control; ")
+    assert error["msg"].startswith("unknown control 'wanda'; ")

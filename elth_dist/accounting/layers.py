@@ -5,7 +5,7 @@ import copy
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from elth_dist.accounting import operations
 from elth_dist.errors import UserError
 from elth_dist.models.build import blank_model
-from elth_dist.sparsity.masks import prunable_weights
+from elth_dist.sparsity.masks import prunable_names
 
 #: Kept fraction of each weight, by name; weights without an entry are dense.
 Densities = Mapping[str, float]
@@ -105,7 +105,7 @@ def count_layers(model: nn.Module, image_shape: Sequence[int]) -> Network:
             the savings of pruning it are undefined.
     """
     blank = _on_meta(model)
-    prunable = prunable_weights(blank)
+    prunable = prunable_names(blank)
     counter = _Counter(blank, prunable)
     with _quietly(), counter, torch.inference_mode(False), torch.no_grad():
         blank.eval()(torch.empty(1, *image_shape, device="meta", dtype=next(blank.parameters()).dtype))
@@ -152,7 +152,7 @@ class _Part(NamedTuple):
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts every operation of one forward pass."""
 
-    def __init__(self, model: nn.Module, prunable: Mapping[str, object]) -> None:
+    def __init__(self, model: nn.Module, prunable: Collection[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.elementwise = 0
         self.matmuls = 0

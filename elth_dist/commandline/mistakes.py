@@ -113,7 +113,7 @@ def explain(
         case "kind_missing":
             return f"{option}.name: is required{where}; valid are {context['valid']}"
         case "kind_unknown":
-            unknown = f"{option}.name: {context['name']} is no {context['what']}{where}; valid are {context['valid']}"
+            unknown = f"{option}.name: unknown {context['what']} {context['name']}{where}; valid are {context['valid']}"
             return f"{unknown}{context['hint']}"
         case "value_error" | "kind_form":  # our own validators, which name the value
             return f"{option}: {message}{where}" if option else f"{message}{where}"
@@ -192,7 +192,7 @@ def explain_section(option: str, section: type[BaseModel], value: Any, where: st
     leading = leading_option(section) or "OPTION"
     plain = value if isinstance(value, str) and leading != "OPTION" else "VALUE"
     flag = "" if any(part.isdecimal() for part in option.split(".")) else f" or --{option}.{leading} {plain}"
-    return f"{option}: {quote(value)} is no section of options{where}; write {{{leading}: {plain}}}{flag}"
+    return f"{option}: {quote(value)} is not a section of options{where}; write {{{leading}: {plain}}}{flag}"
 
 
 def _no_option(path: list[str], model: type[BaseModel], given: Mapping[str, Any], where: str) -> str:
@@ -204,7 +204,7 @@ def _no_option(path: list[str], model: type[BaseModel], given: Mapping[str, Any]
         if isinstance(form, OneOf) and any(last in kind.model_fields for kind in sections(form)) and name_in(value):
             [kind] = sections(form, value)
             valid = ", ".join(field for field in kind.model_fields if field != "name")
-            return f"{option}: is no option of {form.what} {name_in(value)!r}{where}; valid are {valid or 'none'}"
+            return f"{option}: is not an option of {form.what} {name_in(value)!r}{where}; valid are {valid or 'none'}"
     own = [name for form in above for section in sections(form, value) for name in section.model_fields]
     close = difflib.get_close_matches(last, own, n=1, cutoff=0.7)
     if close:

@@ -45,7 +45,7 @@ class Library(Family):
         if (library, slash) != (self.name, "/"):
             return None
         if re.fullmatch(self.pattern, network, re.ASCII) is None:
-            raise UserError(f"unknown architecture {name!r}: {network!r} is no name of a {self.name} network")
+            raise UserError(f"unknown architecture {name!r}: {network!r} is not the name of a {self.name} network")
         return Architecture(name, self)
 
     def build(self, architecture: Architecture, num_classes: int, image_size: int) -> "nn.Module":

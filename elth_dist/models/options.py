@@ -50,6 +50,10 @@ class ModelOptions(Options):
         "every tensor has to fit, the classifier too: one of another number of classes is refused",
     )
 
+    @functools.cached_property
+    def _content_hash(self) -> str:
+        return content_hash(Path(str(self.weights)))
+
     def identity(self) -> dict[str, Any]:
         """As of all options, with the content of `weights` for their path, and the plugin of a plugin's network.
 
@@ -57,7 +61,7 @@ class ModelOptions(Options):
         """
         identity = super().identity()
         if self.weights is not None:
-            identity["weights"] = content_hash(Path(self.weights))
+            identity["weights"] = self._content_hash
         plugin = plugin_of(type(architecture(self.arch).family).__module__)
         return identity if plugin is None else {**identity, "plugin": plugin.to_json()}
 
@@ -65,13 +69,7 @@ class ModelOptions(Options):
 def content_hash(path: Path) -> str:
     """SHA-256 of a file of weights. UserError if it cannot be read."""
     try:
-        status = path.stat()
-        return _sha256(path, status.st_size, status.st_mtime_ns)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"model.weights: {path} cannot be read: {error.strerror}") from None
-
-
-@functools.lru_cache(maxsize=16)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

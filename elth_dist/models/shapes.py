@@ -20,7 +20,7 @@ def classifier(network: Architecture) -> str:
     some, more = (_shapes(network, classes, network.published.image_size) for classes in (11, 13))
     dependent = [name for name, shape in some.items() if len(shape) > 1 and (shape[0], more[name][0]) == (11, 13)]
     if not dependent:
-        raise UserError(f"{network.name}: no weight has one row for each class: it is no classifier")
+        raise UserError(f"{network.name}: no weight has one row per class: it is not a classifier")
     return dependent[-1]
 
 

@@ -81,7 +81,7 @@ def _fault(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
             return f"{name!r} of {described.name} is missing"
     for name, tensor in weights.items():
         if name not in state:
-            return f"{name!r} is no tensor of {described.name}"
+            return f"{name!r} is not a tensor of {described.name}"
         if tensor.shape != state[name].shape:
             shapes = f"{name!r} is {list(tensor.shape)}, {described.name} has {list(state[name].shape)}"
             if name == described.classifier:

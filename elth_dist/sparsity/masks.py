@@ -27,12 +27,7 @@ def prunable_weights(model: nn.Module, excluded: Collection[str] = ()) -> dict[s
     ValueError if an excluded name is not a prunable weight of the model, or a weight is computed from others (by
     torch.nn.utils.parametrize, prune or weight_norm), so that it is not a parameter.
     """
-    owners: dict[str, nn.Module] = {
-        f"{name}.{_PRUNABLE[kind]}" if name else _PRUNABLE[kind]: module
-        for name, module in model.named_modules()
-        for kind in _PRUNABLE
-        if isinstance(module, kind)
-    }
+    owners = _owners(model)
     for name, module in owners.items():
         if name.rpartition(".")[2] not in module._parameters and name not in excluded:
             raise ValueError(
@@ -42,6 +37,21 @@ def prunable_weights(model: nn.Module, excluded: Collection[str] = ()) -> dict[s
     if unknown := set(excluded) - owners.keys():
         raise ValueError(f"{min(unknown)!r} is excluded from pruning but is no prunable weight of the model")
     return {name: p for name, p in model.named_parameters() if name in owners and name not in excluded}
+
+
+def prunable_names(model: nn.Module) -> set[str]:
+    """The names of the prunable weights that are parameters of `model`, whatever else its weights are computed from."""
+    return {name for name, module in _owners(model).items() if name.rpartition(".")[2] in module._parameters}
+
+
+def _owners(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules whose weights are prunable, by the weights' names."""
+    return {
+        f"{name}.{_PRUNABLE[kind]}" if name else _PRUNABLE[kind]: module
+        for name, module in model.named_modules()
+        for kind in _PRUNABLE
+        if isinstance(module, kind)
+    }
 
 
 def _computed_by(module: nn.Module) -> str:

@@ -71,10 +71,13 @@ def test_a_typing_mistake_means_an_option_of_the_chosen_kind(square: type[Option
     [
         (
             {"part": {"shape": {"name": "circle", "side": 3}}},
-            "part.shape.side: is no option of shape 'circle'; valid are",
+            "part.shape.side: is not an option of shape 'circle'; valid are",
         ),
         ({"shapes": ["circle", {"name": "square", "side": "x"}]}, "shapes.1.side: needs a whole number, got 'x'"),
-        ({"shapes": ["squire"]}, "shapes.0.name: 'squire' is no shape; valid are circle, square; did you mean square?"),
+        (
+            {"shapes": ["squire"]},
+            "shapes.0.name: unknown shape 'squire'; valid are circle, square; did you mean square?",
+        ),
         ({"part": {"start": "soon"}}, "part.start: needs a number, or a step: 5ep"),
     ],
 )

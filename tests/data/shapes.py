@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from elth_dist import registry
 from elth_dist.data import InMemory
@@ -15,7 +16,7 @@ class Shapes(InMemory):
     preset: ClassVar = {"image_size": 16, "pad": 2, "mean": (0.25, 0.25, 0.25), "std": (0.4, 0.4, 0.4)}
 
     name: Literal["shapes"] = "shapes"
-    count: int = 620
+    count: int = Field(default=620, description="number of images")
 
     def images(self):
         """Four of five are for training."""

@@ -120,7 +120,7 @@ def test_what_the_library_cannot_build_is_one_line(name: str, size: int, message
 
 @pytest.mark.parametrize("name", ["timm/", "timm/a b", "torchvision/ResNet50", "torchvision/a/b", "timm/hf-hub:x/y"])
 def test_names_have_a_form(name: str) -> None:
-    with pytest.raises(UserError, match=r"is no name of a (timm|torchvision) network"):
+    with pytest.raises(UserError, match=r"is not the name of a (timm|torchvision) network"):
         architecture(name)
 
 

@@ -69,7 +69,7 @@ def test_half_precision_and_without_counters(state: dict[str, Tensor], tmp_path:
         (lambda s: s.update({"fc.weight": torch.zeros(1000, 64)}), r"'fc.weight' is \[1000, 64\], .* 1000 classes"),
         (lambda s: s.pop("fc.bias"), "'fc.bias' of resnet8_cifar is missing"),
         (lambda s: s.pop("bn1.running_mean"), "'bn1.running_mean' of resnet8_cifar is missing"),
-        (lambda s: s.update({"head.weight": torch.zeros(2)}), "'head.weight' is no tensor of resnet8_cifar"),
+        (lambda s: s.update({"head.weight": torch.zeros(2)}), "'head.weight' is not a tensor of resnet8_cifar"),
         (lambda s: s.update({"conv1.weight": torch.zeros(16, 3, 7, 7)}), r"'conv1.weight' is \[16, 3, 7, 7\]"),
         (lambda s: s.update({"fc.bias": torch.zeros(10, dtype=torch.int64)}), "'fc.bias' is torch.int64"),
         (lambda s: s["fc.bias"][3].fill_(torch.nan), "'fc.bias' holds values that are not finite"),

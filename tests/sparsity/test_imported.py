@@ -113,7 +113,7 @@ class Half(nn.Module):
 def test_parametrized_weights_are_named_and_imported() -> None:
     model = build_model("resnet8_cifar", 10, seed=0)
     parametrize.register_parametrization(model.get_submodule("layer1.0.conv1"), "weight", Half())
-    message = r"'layer1.0.conv1.weight' is no parameter .*parametrize \(Half\).*elth_dist.import_masks"
+    message = r"'layer1.0.conv1.weight' is not a parameter .*parametrize \(Half\).*elth_dist.import_masks"
     with pytest.raises(ValueError, match=message):
         prunable_weights(model)
     masks, weights = import_masks(model, zeros=True)

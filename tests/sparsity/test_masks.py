@@ -56,7 +56,7 @@ def test_counts_densities_and_collapse() -> None:
 
 
 def test_what_is_no_set_of_masks_is_refused() -> None:
-    with pytest.raises(ValueError, match="no weights"):
+    with pytest.raises(ValueError, match="there are no masks"):
         Masks({})
     with pytest.raises(ValueError, match=r"'a'.*float32"):
         Masks({"a": torch.ones(2)})

@@ -415,7 +415,7 @@ def test_names_that_do_not_fit_are_named(kind: Kind, recipe: dict[str, Any]) -> 
     good = torch.zeros(8, 3, 3, 3, dtype=torch.bool)
     for masks, message in (
         ({"0.weight": good, "module.3.weight": good}, r"'module\.3\.weight', .* did you mean '3\.weight'\?"),
-        ({"0.weight": good, "3.weight": good}, r"for '3\.weight' \[8, 8, 1, 1\]; bool and the same shape"),
+        ({"0.weight": good, "3.weight": good}, r"for '3\.weight' \[8, 8, 1, 1\]; must be bool and of the same shape"),
         ({"0.weight": good, "stem": good}, r"'stem', a parameter that the optimizer does not have$"),
     ):
         with pytest.raises(ValueError, match=message):
