@@ -91,6 +91,25 @@ def model_from(arch: str, weights: Mapping[str, Tensor], image_size: int | None 
     return model
 
 
+def check_model(arch: str, num_classes: int, image_size: int) -> None:
+    """Find out on the meta device, without memory or arithmetic, whether a network can be trained on such images.
+
+    Raises:
+        UserError: `arch` is unknown, cannot be built or called for that image size, or gives no logits
+            [B, num_classes].
+    """
+    model = blank_model(arch, num_classes, image_size).eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.empty(2, 3, image_size, image_size, device="meta"))
+    except Exception as error:  # whatever a network raises
+        reason = " ".join(str(error).split())
+        raise UserError(f"{arch}: cannot take images of {image_size} px: {reason}") from error
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != [2, num_classes]:
+        raise UserError(f"{arch}: is no classifier of images: it gives {shape} for 2 images, {num_classes} classes")
+
+
 def architecture_of(model: nn.Module) -> Architecture:
     """What a network made here is; an assertion fails for any other (such as a wrapped one)."""
     described = getattr(model, "architecture", None)

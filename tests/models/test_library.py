@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from elth_dist.errors import UserError
-from elth_dist.models.build import architecture_of, blank_model, build_model, model_from
+from elth_dist.models.build import architecture_of, blank_model, build_model, check_model, model_from
 from elth_dist.models.families import architecture
 from elth_dist.models.options import Init, ModelOptions
 from elth_dist.sparsity.masks import Masks, prunable_weights
@@ -122,6 +122,19 @@ def test_what_the_library_cannot_build_is_one_line(name: str, size: int, message
 def test_names_have_a_form(name: str) -> None:
     with pytest.raises(UserError, match=r"is not the name of a (timm|torchvision) network"):
         architecture(name)
+
+
+def test_check_model_calls_the_network() -> None:
+    check_model("timm/test_convnext", 10, 32)
+    check_model("vit_xs4", 10, 16)
+    check_model("torchvision/swin_v2_t", 10, 32)
+    for name, size, message in [
+        ("timm/test_convnext", 16, "timm/test_convnext: cannot take images of 16 px: .*[Kk]ernel size"),
+        ("vgg16", 8, "vgg16: cannot take images of 8 px: .*Output size is too small"),
+    ]:
+        with pytest.raises(UserError, match=message) as caught:
+            check_model(name, 10, size)
+        assert "\n" not in str(caught.value)
 
 
 def test_without_timm_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
