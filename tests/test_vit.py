@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from elth_dist.tickets import Ticket
 from tests.distributed.test_resume import wait_for
@@ -12,7 +13,6 @@ from tests.helpers.runs import BASE, assert_same_science, jobs, run, start
 VIT = [
     *BASE,
     "--model.arch=vit_xs4",
-    "--data.image_size=16",
     "--data.loader=resident",
     "--train.optimizer=adamw",
     "--train.lr=0.002",
@@ -43,6 +43,11 @@ def test_tickets_of_a_vit_are_found_moved_and_trained(engine: str, tmp_path: Pat
     assert plan is not None
     for unit, filled_from in enumerate(plan.stages[0]):
         assert bool((moved.masks[block.format(unit)] == source.masks[block.format(filled_from)]).all())
+    attention = block.format(1)
+    for job, masks in (("level-01", source.masks), ("train-vit_xs6", moved.masks)):
+        trained = safetensors.torch.load_file(folder / job / "trained.safetensors")
+        assert 0 < masks.densities[attention] < 1
+        assert masks.check_zero(trained) == []
     for job in ("level-01", "train-vit_xs6", "random-vit_xs6", "snip-vit_xs4", "rigl-vit_xs4"):
         metrics = json.loads((folder / job / "result.json").read_text())["metrics"]
         assert 0 < metrics["forward_flops"] < metrics["dense_forward_flops"]
@@ -53,7 +58,7 @@ def test_tickets_of_a_vit_are_found_moved_and_trained(engine: str, tmp_path: Pat
 
 def test_a_vit_under_adamw_learns(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    longer = ["--train.epochs=6", "--train.milestones=[5ep]", "--method={name: dense}"]
+    longer = ["--data.augment=none", "--train.epochs=10", "--train.milestones=[8ep]", "--method={name: dense}"]
     run(folder, 1, *longer, base=VIT[:-4])
     metrics = json.loads((folder / "dense-vit_xs4" / "result.json").read_text())["metrics"]
     assert metrics["top1"] > 0.5, "ten classes"

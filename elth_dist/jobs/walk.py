@@ -9,6 +9,7 @@ from elth_dist.errors import UserError
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.plan import Plan
 from elth_dist.jobs.run import run_job
+from elth_dist.models.build import check_model
 from elth_dist.reporting.reporter import Reporter
 from elth_dist.runtime.environment import environment
 from elth_dist.runtime.ranks import open_ranks
@@ -62,6 +63,8 @@ def walk(
                 f"{plan.method.ticket_file}: the ticket has {ticket.num_classes} classes, the dataset "
                 f"{dataset.num_classes}"
             )
+        for arch in sorted({job.options.arch for job in jobs if job.options.arch is not None}):
+            check_model(arch, dataset.num_classes, dataset.image_size)
         surroundings = environment(ranks)
         directory.prepare(ranks, config_yaml, surroundings, jobs)
         texts = {"config": _code(config_yaml), "environment": _code(json.dumps(surroundings, indent=1))}

@@ -290,3 +290,32 @@ def test_queued_jobs_do_not_see_edits_of_the_checkout(tmp_path: Path) -> None:
     wait_until(lambda: not squeue(), folder)
     assert len(list(folder.glob("jobs/*/result.json"))) == 2
     assert "this is the copy" in log_of(folder, "pretrain")
+
+
+def test_sweep_with_a_plugin_from_outside_the_tree(tmp_path: Path) -> None:
+    """The jobs import the plugin's copy beside that of the code: edits after the submission change nothing."""
+    folder, plugin = tmp_path / "out", tmp_path / "elsewhere/criterion.py"
+    plugin.parent.mkdir()
+    plugin.write_bytes((REPOSITORY / "examples/criterion.py").read_bytes())
+    methods = [{"name": "wanda", "density": 0.2, "rewind": "2it"}]
+    path = sweep_file(
+        tmp_path, plugins=[str(plugin)], experiments=[{"sources": ["resnet14_cifar"], "methods": methods}]
+    )
+
+    def sweep(*arguments: str) -> str:
+        # in a process of its own: a plugin stays loaded
+        command = [sys.executable, str(REPOSITORY / "launch/sweep.py"), str(path), *arguments, "--dir", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with nothing_starts():
+        sweep("--cluster", "slurm", "--tasks", "2")
+        plugin.write_text("raise AssertionError('this is the original, edited')")
+    wait_until(lambda: not squeue(), folder)
+    plugin.write_bytes((REPOSITORY / "examples/criterion.py").read_bytes())
+    assert "Wanda" in sweep("results")
+    environments = [json.loads(file.read_text()) for file in folder.glob("logs/*/environment.json")]
+    [sha256] = {environment["plugins"][0]["sha256"] for environment in environments}
+    results = [result.read_text() for result in folder.glob("jobs/*/result.json")]
+    assert sum(sha256 in text for text in results) == 1 < len(results), "the job that prunes, no other"
