@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from elth_dist.models.build import build_model
     from elth_dist.models.family import Architecture, Family, Published
     from elth_dist.options import Options, Step
+    from elth_dist.plugins import load_plugins
     from elth_dist.registry import controls, criteria, datasets, families, job_kinds, methods, optimizers, updates
     from elth_dist.runs import load_run
     from elth_dist.sparsity.criteria import Criterion, Evidence
@@ -66,6 +67,7 @@ _HOMES = {
     "families": "registry",
     "import_masks": "sparsity.imported",
     "job_kinds": "registry",
+    "load_plugins": "plugins",
     "load_run": "runs",
     "methods": "registry",
     "optimizers": "registry",
@@ -120,6 +122,7 @@ __all__ = [
     "families",
     "import_masks",
     "job_kinds",
+    "load_plugins",
     "load_run",
     "methods",
     "optimizers",

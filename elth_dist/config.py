@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError, model_validator
 from elth_dist.commandline import mistakes, overrides
 from elth_dist.commandline.help import help_text
 from elth_dist.commandline.mistakes import nearest
-from elth_dist.commandline.overrides import Overrides, Parser
+from elth_dist.commandline.overrides import Overrides
+from elth_dist.commandline.parser import Parser, take_plugins
 from elth_dist.commandline.tree import item_at, locate, option_names
 from elth_dist.data import Data
 from elth_dist.engines.options import EngineOptions
@@ -24,7 +25,6 @@ from elth_dist.jobs.methods import AnyMethod
 from elth_dist.jobs.setting import Setting
 from elth_dist.models.options import ModelOptions
 from elth_dist.options import Options
-from elth_dist.plugins import load_plugins
 from elth_dist.runtime.launcher import launcher_ranks
 from elth_dist.runtime.options import RunOptions
 from elth_dist.training.options import TrainOptions
@@ -151,18 +151,13 @@ def read_overrides(arguments: Sequence[str], base: Mapping[str, Any] | None = No
         UserError: an option that does not exist, or a plugin that cannot be loaded.
     """
     base = base or {}
-    parser = Parser(add_help=False)
-    parser.add_argument("--plugins")
-    text = parser.parse_known_args(arguments)[0].plugins
-    added = [] if text is None else [name.strip() for name in text.strip("[]").split(",") if name.strip()]
     listed = base.get("plugins") or []
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise UserError(f"plugins: {listed!r} is no list of modules; write [my_package.criteria, path/to/file.py]")
-    names = list(dict.fromkeys([*listed, *added]))
-    load_plugins(names)
+    added, _ = take_plugins(arguments, listed)
     read = overrides.read_overrides(arguments, Config, base)
     if added:
-        read["plugins"] = names
+        read["plugins"] = list(dict.fromkeys([*listed, *added]))
     return read
 
 

@@ -3,14 +3,16 @@
 import argparse
 import json
 import logging
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError, create_model
 
+from elth_dist.commandline.parser import Parser, add_plugins, take_plugins
 from elth_dist.config import Config, explain, read_overrides
 from elth_dist.data.options import DataOptions
 from elth_dist.errors import DisagreementError, UserError, tell
@@ -54,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rank, _, _ = launcher_ranks()
         logging.basicConfig(level=logging.WARNING, format="elth_dist: warning: %(message)s")
-        options, rest = _parser().parse_known_args(arguments)
+        _, given = take_plugins(sys.argv[1:] if arguments is None else arguments)
+        options, rest = _parser().parse_known_args(given)
         measured, what = _run(options, rest)
         if rank == 0:
             _say(options, measured, what)
@@ -221,20 +224,14 @@ def _say(options: argparse.Namespace, measured: "Evaluation", what: str) -> None
     print(f"samples  {measured.samples:,}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=_PROGRAM,
         usage=f"{_PROGRAM} FILE [--data.OPTION VALUE ...] [--model.arch ARCH] [options]",
         description="Measure top-1, top-5 and loss of a file of weights on a validation set. Under torchrun, all "
         "ranks share the work.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the weights")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="compute type (fp32)")
@@ -243,6 +240,7 @@ def _parser() -> _Parser:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU where there is one"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with fractions")
+    add_plugins(parser)
     return parser
 
 

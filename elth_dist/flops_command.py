@@ -8,11 +8,12 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
 from elth_dist.accounting.methods import method_names, training_cost
+from elth_dist.commandline.parser import Parser, add_plugins, take_plugins
 from elth_dist.errors import UserError
 from elth_dist.models.families import architecture
 from elth_dist.registry import updates
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options, rest = _config_parser().parse_known_args(given)
             _say_prediction(["--config", options.config, *rest], CONVENTIONS[options.convention], options.json)
             return 0
-        options = _parser().parse_args(given)
+        options = _parser().parse_args(take_plugins(given)[1])
         if sum(bool(value) for value in (options.arch, options.ticket, options.paper)) != 1:
             raise UserError(f"needs one of: a network, --ticket FILE, --config FILE, --paper (see {_PROGRAM} --help)")
         if options.amortise and options.arch is None:
@@ -310,11 +311,6 @@ def _print_json(value: Any) -> None:
 _PROGRAM = "python -m elth_dist.accounting"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
 def _number(low: float, high: float, *, whole: bool = False, open_low: bool = False) -> Any:
     """Make an argparse type: a number within [low, high], or (low, high]."""
 
@@ -332,13 +328,12 @@ def _number(low: float, high: float, *, whole: bool = False, open_low: bool = Fa
     return read
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=_PROGRAM,
         description="FLOPs of networks and methods, of a run before it starts, and of papers.",
         epilog=f"examples:{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     what = parser.add_argument_group("of what")
     what.add_argument("arch", nargs="?", metavar="NETWORK", help="such as resnet50, resnet20_cifar or vgg16")
@@ -384,13 +379,14 @@ def _parser() -> _Parser:
     imp.add_argument(
         "--rewind", type=_number(0, 0.999), default=5 / 90, help="rewind step as a fraction of the training (5/90)"
     )
+    add_plugins(parser)
     _add_output(parser)
     return parser
 
 
-def _config_parser() -> _Parser:
+def _config_parser() -> Parser:
     """Make the parser for --config, where every other option belongs to the configuration."""
-    parser = _Parser(prog=_PROGRAM, allow_abbrev=False)
+    parser = Parser(prog=_PROGRAM)
     parser.add_argument("--config", required=True)
     _add_output(parser)
     return parser

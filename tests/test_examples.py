@@ -57,6 +57,23 @@ def test_an_example_runs_on_two_ranks_and_is_in_the_report(name: str, outside: P
         assert len(using) == 1 < len(parts), "only that of such a job"
 
 
+def test_every_command_takes_plugins(outside: Path, tmp_path: Path) -> None:
+    plugins = f"--plugins={outside / 'family.py'}"
+    short = ["--data.loader=resident", "--model.arch=plain4", "--train.epochs=1", "--train.milestones=[]"]
+    run(tmp_path / "run", 1, plugins, *short, "--method={name: dense}", base=BASE)
+    trained = tmp_path / "run/dense-plain4/trained.safetensors"
+    for command, said in (
+        (["tickets", "plan", "plain4", "plain6"], "plain4 -> plain6"),
+        (["tickets", "show", str(trained)], "plain4"),
+        (["accounting", "plain4"], "FLOPs per sample by static"),
+        (["evaluate", str(trained)], "plain4 on digits"),
+    ):
+        line = [sys.executable, "-m", f"elth_dist.{command[0]}", *command[1:], plugins]
+        done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+
+
 def test_an_example_is_a_control_too(outside: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     plugins = f"--plugins={outside / 'criterion.py'},{outside / 'mask_update.py'}"

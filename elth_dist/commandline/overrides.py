@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import BaseModel
 
 from elth_dist.commandline.mistakes import explain_section, no_such_option
+from elth_dist.commandline.parser import Parser
 from elth_dist.commandline.tree import Form, Option, forms, is_section, options, sections
 from elth_dist.commandline.values import read_text
 from elth_dist.errors import UserError
@@ -19,22 +20,6 @@ class Overrides(dict[str, Any]):
     def __init__(self) -> None:
         super().__init__()
         self.typed: dict[str, str] = {}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser without abbreviations whose mistakes are UserErrors in the user's words."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
-        text = message.removeprefix("argument ")
-        if text.endswith(("expected one argument", "expected at least one argument")):
-            text = f"{text.split(':')[0]}: needs a value"
-        elif text.startswith("the following arguments are required: "):
-            text = f"{text.split(': ')[1].split(', ')[0]}: is missing"
-        raise UserError(text)
 
 
 def read_overrides(arguments: Sequence[str], model: type[BaseModel], base: Mapping[str, Any]) -> Overrides:

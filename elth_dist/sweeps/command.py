@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from elth_dist.commandline.mistakes import explain
-from elth_dist.commandline.overrides import Parser
+from elth_dist.commandline.parser import Parser
 from elth_dist.config import read_overrides
 from elth_dist.errors import UserError
 from elth_dist.runtime.files import reason

@@ -6,8 +6,9 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from elth_dist.commandline.parser import Parser, add_plugins, take_plugins
 from elth_dist.errors import UserError
 from elth_dist.tickets.plans import Order, Squeeze, TransferPlan, plan_transfer
 
@@ -23,7 +24,8 @@ EXPORT_SUFFIXES = (".safetensors", ".pt")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake is one line on stderr, status 2, nothing written."""
     try:
-        options = _parser().parse_args(arguments)
+        _, rest = take_plugins(sys.argv[1:] if arguments is None else arguments)
+        options = _parser().parse_args(rest)
         command: Callable[[argparse.Namespace], None] = options.command
         command(options)
     except UserError as error:
@@ -213,11 +215,6 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
 def _units(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -225,24 +222,25 @@ def _units(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of units such as 1,2") from None
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="python -m elth_dist.tickets", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="python -m elth_dist.tickets", description=__doc__)
+    add_plugins(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    rules = _Parser(add_help=False)
+    rules = Parser(add_help=False)
     rules.add_argument("--order", choices=get_args(Order), help="how stages grow (interpolate)")
     rules.add_argument("--squeeze", choices=get_args(Squeeze), help="units that shrinking stages keep (first)")
     rules.add_argument("--units", type=_units, metavar="1,2", help="copy only these units of growing stages")
     rules.add_argument(
         "--plan", metavar="TEXT", help="the whole plan instead, such as '0:0;1:1,2|...' (source:targets)"
     )
-    output = _Parser(add_help=False)
+    output = Parser(add_help=False)
     output.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the file to write")
     output.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    ticket = _Parser(add_help=False)
+    ticket = Parser(add_help=False)
     ticket.add_argument("file", type=Path, metavar="FILE", help="a ticket file")
 
-    def add(command: Callable[[argparse.Namespace], None], *parents: _Parser) -> _Parser:
+    def add(command: Callable[[argparse.Namespace], None], *parents: Parser) -> Parser:
         sub = commands.add_parser(command.__name__, parents=parents, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
         return sub
@@ -254,7 +252,7 @@ def _parser() -> _Parser:
     planning.add_argument("source", metavar="SRC", help="the ticket's network, such as resnet26")
     planning.add_argument("target", metavar="DST", help="the network to fill, such as resnet34")
     add(transfer, ticket, rules, output).add_argument("--to", required=True, metavar="ARCH", help="the target network")
-    weights = _Parser(add_help=False)
+    weights = Parser(add_help=False)
     weights.add_argument("file", type=Path, metavar="FILE", help="a ticket, or trained.safetensors of a job")
     add(export, weights, output)
     return parser

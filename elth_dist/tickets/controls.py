@@ -58,7 +58,7 @@ def copied_weights(ticket: Ticket) -> list[str]:
 
 
 def reinitialised(ticket: Ticket, seed: int, init: Init = "paper") -> Ticket:
-    """Reinit: the masks stay; weights and BatchNorm are initialised anew (`build_model`'s `init`).
+    """Reinit: the masks stay; weights and BatchNorm get new initial values (`init` as in `build_model`).
 
     Never with the bits that ``build_model(seed=seed)`` gives: a run may use its own seed here.
     """
