@@ -109,6 +109,7 @@ def _in_words(facts: Mapping[str, Any]) -> dict[str, object]:
         said.pop(name, None)
     said = {("classes" if name == "num_classes" else name): value for name, value in said.items()}
     said |= {name: _percent(facts[name]) for name in ("density", "top1", "top5") if name in said}
+    said |= {"val_loss": f"{facts['val_loss']:.4f}"} if "val_loss" in said else {}
     if "total" in facts:
         said["weights"] = f"{facts['kept']:,} of {facts['total']:,} prunable weights kept"
     if facts["kind"] == "weights":
