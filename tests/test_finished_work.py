@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from elth_dist import UserError, build_model, evaluate, load_run
+from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
-from elth_dist.data.options import DataOptions
 from elth_dist.evaluate_file import main as evaluate_file
 from elth_dist.runtime.ranks import Ranks
 from elth_dist.tickets.__main__ import main as tickets
@@ -79,7 +79,7 @@ def test_a_run_directory(finished: Path) -> None:
 
 def test_a_finished_model_is_what_the_run_measured(finished: Path, tmp_path: Path) -> None:
     job = load_run(finished).jobs["level-01"]
-    options = DataOptions(**CONFIG["data"])  # type: ignore[arg-type]
+    options = data_options(**CONFIG["data"])  # type: ignore[arg-type]
     dataset = open_dataset(options, Ranks(), default_root=tmp_path, dtype=torch.float32)
     model = job.model()
     assert not model.training
@@ -146,7 +146,7 @@ def test_trained_weights_say_what_they_are(finished: Path) -> None:
     assert (about.density, about.level, about.job) == (job.metrics["density"], 1, job.identity)
     assert (about.top1, about.top5, about.val_loss) == tuple(job.metrics[name] for name in ("top1", "top5", "val_loss"))
     assert about.fingerprint == job.metrics["dataset"]
-    assert DataOptions(**about.data).identity() == DataOptions(**CONFIG["data"]).identity()  # type: ignore[arg-type]
+    assert data_options(**about.data).identity() == data_options(**CONFIG["data"]).identity()  # type: ignore[arg-type]
     assert "root" not in about.data
     assert str(finished.parent) not in metadata[METADATA_KEY]
 
@@ -225,7 +225,7 @@ def test_evaluate_a_ticket_and_plain_weights(finished: Path, tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "required: FILE"),
+        ("", "FILE: is missing"),
         ("{dir}/none.pt", "{dir}/none.pt: no such file"),
         ("{dir}/foreign.pt", "{dir}/foreign.pt: cannot be read as a state_dict"),
         ("{dir}/foreign", "{dir}/foreign: is not a ticket file, nor weights"),
