@@ -117,7 +117,7 @@ def test_one_for_all(capfd: Capture) -> None:
         ([], "needs one of: a network"),
         (["resnet50", "--paper"], "needs one of: a network"),
         (["resnet51"], "unknown architecture 'resnet51'"),
-        (["resnet50", "--density", "0"], "argument --density: 0 is not above 0 and at most 1"),
+        (["resnet50", "--density", "0"], "--density: 0 is not above 0 and at most 1"),
         (["resnet50", "--density", "nan"], "--density"),
         (["resnet50", "--densty", "1"], "unrecognized arguments: --densty"),
         (["resnet50", "--method", "dense", "--density", "0.5"], "--method dense trains all weights"),

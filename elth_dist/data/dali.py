@@ -92,7 +92,7 @@ def _round(value: Node) -> Node:
     return whole - half * (whole & 1)
 
 
-class Graph:
+class Operators:
     """The operators of one pipeline, for a device and a set of options."""
 
     def __init__(self, options: DataOptions, device: torch.device, dtype: torch.dtype, *, exact: bool) -> None:
@@ -278,7 +278,7 @@ class DaliTrain(TrainLoader):
         self._labels = split.labels
         self._device = device
         self._dtype = dtype
-        operators = Graph(options, device, dtype, exact=False)
+        operators = Operators(options, device, dtype, exact=False)
         graphs: dict[str, Callable[..., Node]] = {
             "resized_crop": operators.resized_crop,
             "pad_crop": operators.pad_crop,
@@ -321,7 +321,7 @@ class DaliVal(ValLoader):
         self._labels = split.labels
         self._device = device
         self._dtype = dtype
-        graph = Graph(options, device, dtype, exact=True).centre
+        graph = Operators(options, device, dtype, exact=True).centre
         self._reader = Reader(
             split,
             plan.batch,
@@ -389,7 +389,7 @@ def _decoding_pipeline(batch: int, options: DataOptions, device: torch.device) -
     )
     with pipeline:
         name = fn.external_source(name="name", dtype=types.UINT8, ndim=1)
-        pipeline.set_outputs(Graph(options, device, torch.float32, exact=False).decode(name))
+        pipeline.set_outputs(Operators(options, device, torch.float32, exact=False).decode(name))
     pipeline.build()
     return pipeline
 

@@ -14,7 +14,7 @@ from elth_dist.models.families import architecture
 from elth_dist.models.options import Init
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.masks import Masks
-from elth_dist.tickets.ticket import Control, Ticket, TicketMeta
+from elth_dist.tickets.ticket import Change, Ticket, TicketMeta
 
 
 def random_masks(ticket: Ticket, seed: int) -> Ticket:
@@ -23,7 +23,7 @@ def random_masks(ticket: Ticket, seed: int) -> Ticket:
     The same seed gives the same masks anywhere; the global random state is neither read nor changed.
     """
     shuffled = {name: _permuted(name, mask, seed) for name, mask in ticket.masks.items()}
-    control = Control(kind="random", seed=seed)
+    control = Change(kind="random", seed=seed)
     return replace(ticket, masks=Masks(shuffled), meta=_after(ticket, control))
 
 
@@ -37,7 +37,7 @@ def shuffled_copies(ticket: Ticket, seed: int) -> Ticket:
     """
     names = copied_weights(ticket)
     shuffled = {name: _permuted(name, mask, seed) if name in names else mask for name, mask in ticket.masks.items()}
-    control = Control(kind="shuffled_copies", seed=seed)
+    control = Change(kind="shuffled_copies", seed=seed)
     return replace(ticket, masks=Masks(shuffled), meta=_after(ticket, control))
 
 
@@ -64,7 +64,7 @@ def reinitialised(ticket: Ticket, seed: int, init: Init = "paper") -> Ticket:
     """
     seed_of_weights = derive_seed(seed, "reinit")
     model = build_model(ticket.arch, ticket.num_classes, ticket.image_size, init=init, seed=seed_of_weights)
-    control = Control(kind="reinit", seed=seed, init=init)
+    control = Change(kind="reinit", seed=seed, init=init)
     return replace(ticket, weights=model.state_dict(), meta=_after(ticket, control))
 
 
@@ -73,5 +73,5 @@ def _permuted(name: str, mask: Tensor, seed: int) -> Tensor:
     return mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
 
 
-def _after(ticket: Ticket, control: Control) -> TicketMeta:
+def _after(ticket: Ticket, control: Change) -> TicketMeta:
     return ticket.meta.model_copy(update={"parent": ticket.hash, "controls": (*ticket.meta.controls, control)})

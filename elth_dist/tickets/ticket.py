@@ -31,11 +31,12 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Control(_Record):
-    """What a control experiment changed (E-LTH, figure 3)."""
+class Change(_Record):
+    """What a control experiment changed in a ticket (E-LTH, figure 3)."""
 
-    kind: Literal["random", "reinit", "shuffled_copies"] = Field(
-        description="masks permuted within layers, a fresh initialisation, or masks permuted in a transfer's copies"
+    kind: str = Field(
+        description="'random': masks permuted within layers; 'reinit': new initial values; 'shuffled_copies': masks "
+        "permuted in a transfer's copies; or what a plugin's control does"
     )
     seed: int
     init: Init | None = Field(default=None, description="for 'reinit': which initialisation")
@@ -51,7 +52,7 @@ class TicketMeta(_Record):
     plan: TransferPlan | None = Field(default=None, description="the last transfer")
     parent: str | None = Field(default=None, description="content hash of the ticket that this one was made from")
     config: str | None = Field(default=None, description="hash of the configuration that found the masks")
-    controls: tuple[Control, ...] = ()
+    controls: tuple[Change, ...] = ()
 
 
 class _Header(_Record):

@@ -11,7 +11,7 @@ from elth_dist.models.families import architecture
 from elth_dist.tickets import Ticket, plan_transfer, transfer
 from elth_dist.tickets.controls import copied_weights, random_masks, reinitialised, shuffled_copies
 from elth_dist.tickets.plans import Order
-from elth_dist.tickets.ticket import Control
+from elth_dist.tickets.ticket import Change
 
 Make = Callable[..., Ticket]
 
@@ -82,7 +82,7 @@ def test_shuffled_copies_permute_second_and_later_copies_only(
     assert changed == copied_weights(moved)
     assert control.masks.counts == moved.masks.counts
     assert _equal_weights(control, moved)
-    assert control.meta.controls == (Control(kind="shuffled_copies", seed=3),)
+    assert control.meta.controls == (Change(kind="shuffled_copies", seed=3),)
 
 
 def test_two_copies_of_a_unit_are_shuffled_differently(make_ticket: Make) -> None:
@@ -117,7 +117,7 @@ def test_seeded_locally(control: Callable[[Ticket, int], Ticket], ticket: Ticket
 
 def test_controls_compose_and_are_recorded(ticket: Ticket) -> None:
     both = reinitialised(random_masks(ticket, 1), 2)
-    assert both.meta.controls == (Control(kind="random", seed=1), Control(kind="reinit", seed=2, init="paper"))
+    assert both.meta.controls == (Change(kind="random", seed=1), Change(kind="reinit", seed=2, init="paper"))
     assert both.meta.parent == random_masks(ticket, 1).hash
     assert both.masks == random_masks(ticket, 1).masks
     assert _equal_weights(both, reinitialised(ticket, 2))

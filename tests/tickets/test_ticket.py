@@ -19,7 +19,7 @@ from elth_dist.errors import UserError
 from elth_dist.models.build import build_model
 from elth_dist.sparsity.masks import Masks
 from elth_dist.tickets import plan_transfer
-from elth_dist.tickets.ticket import METADATA_KEY, Control, Ticket, TicketMeta
+from elth_dist.tickets.ticket import METADATA_KEY, Change, Ticket, TicketMeta
 
 Make = Callable[..., Ticket]
 
@@ -40,7 +40,7 @@ def _same(left: Ticket, right: Ticket) -> bool:
 @pytest.mark.parametrize("arch", ["resnet8_cifar", "vgg13"])
 def test_round_trip(arch: str, make_ticket: Make, tmp_path: Path) -> None:
     plan = plan_transfer(arch, arch)
-    control = Control(kind="reinit", seed=3, init="paper")
+    control = Change(kind="reinit", seed=3, init="paper")
     ticket = make_ticket(arch)
     ticket = replace(ticket, meta=ticket.meta.model_copy(update={"plan": plan, "controls": (control,), "parent": "ab"}))
     ticket.save(tmp_path / "ticket.safetensors")
