@@ -79,7 +79,7 @@ def test_a_run_directory(finished: Path) -> None:
 
 def test_a_finished_model_is_what_the_run_measured(finished: Path, tmp_path: Path) -> None:
     job = load_run(finished).jobs["level-01"]
-    options = data_options(**CONFIG["data"])  # type: ignore[arg-type]
+    options = data_options(**CONFIG["data"])
     dataset = open_dataset(options, Ranks(), default_root=tmp_path, dtype=torch.float32)
     model = job.model()
     assert not model.training

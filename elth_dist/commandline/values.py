@@ -118,7 +118,7 @@ def _described(form: Form) -> str:
 
 
 def placeholder(accepted: Sequence[Form]) -> str:
-    """What stands for a value in help: "INTEGER", "ddp|deepspeed", "STEP,..."."""
+    """The placeholder of a value in help: "INTEGER", "ddp|deepspeed", "STEP,..."."""
     words = [_placeholder(form) for form in accepted if form is not NoneType]
     if NoneType in accepted:
         words.append("null")

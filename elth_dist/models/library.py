@@ -28,7 +28,7 @@ class Library(Family):
     initialises_itself = True
     #: What may follow the slash.
     pattern: ClassVar[str] = r"[a-z0-9_]+"
-    #: Constructors' arguments for the image size; the first that one knows is given.
+    #: Names that constructors have for the image size, by preference.
     size_arguments: ClassVar[Sequence[Callable[[int], Mapping[str, Any]]]]
 
     @abstractmethod
