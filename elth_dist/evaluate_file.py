@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> "tuple[Evaluation,
     from elth_dist.runtime.ranks import open_ranks
 
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: 'cuda' asked for, but torch sees no GPU (valid here: auto, cpu)")
+        raise UserError("--device: 'cuda' needs a GPU, but torch sees none (valid here: auto, cpu)")
     file = _read(options.file)
     model_options, data = _sections(file, overrides, options.file)
     data.check()

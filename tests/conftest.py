@@ -19,7 +19,10 @@ LONG = (
     "distributed/test_deepspeed.py",
     "engines/test_contract.py",
     "sparsity/updates/test_on_ranks.py",
+    "test_vit.py",
+    "test_examples.py",
     "distributed/test_runtime.py",
+    "test_finished_work.py",
 )
 
 

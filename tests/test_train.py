@@ -346,7 +346,7 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
         lambda f: [*IMP, "--engine.name=deepspeed", f"--engine.deepspeed_config={deepspeed_file(f)}"],
         "engine.deepspeed_config: zero_optimization.stage is 3, but 2 by engine.zero_stage",
     ),
-    "no GPU": (lambda _: [*IMP, "--engine.device=cuda"], "engine.device: 'cuda' asked for"),
+    "no GPU": (lambda _: [*IMP, "--engine.device=cuda"], "engine.device: 'cuda' needs a GPU"),
 }
 
 

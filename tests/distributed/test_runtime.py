@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -229,10 +230,9 @@ def test_a_poll_does_not_wait_for_ranks_that_are_behind(tmp_path: Path) -> None:
 def _prepare(ranks: Ranks, root: str, identity: str) -> list[Any]:
     run = RunDirectory(Path(root))
     surroundings = environment(ranks)
+    planned = SimpleNamespace(name="pretrain", identity=identity, part={"seed": identity})
     try:
-        run.prepare(
-            ranks, f"seed: {identity}\n", surroundings, {"pretrain": identity}, {"pretrain": {"seed": identity}}
-        )
+        run.prepare(ranks, f"seed: {identity}\n", surroundings, [planned])
     except UserError as error:
         return [str(error)]
     assert run.config.read_text() == f"seed: {identity}\n"

@@ -43,7 +43,7 @@ def test_stop_leaves_nothing_behind_and_another_cluster_alone(cluster: Path, tmp
     assert not folder.exists()
     folder.mkdir()  # somebody's own
     try:
-        for word, says in (("start", "set ELTH_SLURM_FOLDER"), ("stop", "nothing is touched")):
+        for word, says in (("start", "set ELTH_SLURM_FOLDER"), ("stop", "nothing is changed")):
             refused = subprocess.run([SCRIPT, word], env=own, capture_output=True, text=True, timeout=600)
             assert refused.returncode == 1
             assert says in refused.stderr
