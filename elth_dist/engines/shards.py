@@ -43,6 +43,7 @@ class ShardedOptimizer:
         self._masks: Mapping[nn.Parameter, Tensor] = {}
         self._kept: list[Tensor] = []  # of each partition: bool, False where pruned
         self._check_layout()
+        self._clear_padding()
         with self._every_partition_in_its_group():
             base.restart()
 
@@ -56,9 +57,20 @@ class ShardedOptimizer:
             same.append(torch.equal(own, self.partitions[index][offset : offset + length]))
         assert all(same), "this version of elth_dist does not know how this DeepSpeed lays out its partitions"
 
+    @torch.no_grad()
+    def _clear_padding(self) -> None:
+        """Set to 0 what belongs to no parameter: stage 3 leaves memory there as it found it, and decay spreads it."""
+        used = [torch.zeros_like(partition, dtype=torch.bool) for partition in self.partitions]
+        for _, _, length, index, offset in self._stretches:
+            used[index][offset : offset + length] = True
+        every = [self.partitions] + ([self._zero.fp16_partitioned_groups_flat] if self.shares_weights else [])
+        for flats in every:
+            for flat, own in zip(flats, used, strict=True):
+                flat.masked_fill_(~own, 0)
+
     @property
     def partitions(self) -> Sequence[Tensor]:
-        """This rank's flat fp32 master weights, with padding at the ends of some."""
+        """This rank's flat fp32 master weights, with padding, always 0, at the ends of some."""
         zero = self._zero
         partitions: Sequence[Tensor]
         partitions = zero.fp32_partitioned_groups_flat if self.shares_weights else zero.single_partition_of_fp32_groups
