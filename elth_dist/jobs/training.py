@@ -144,7 +144,10 @@ def about_weights(job: JobContext, setting: Setting, fitted: Fitted, density: fl
 
 def training_metrics(fitted: Fitted) -> Metrics:
     """Collect a training's metrics for result.json."""
-    end = fitted.evaluation
+    end, again = fitted.evaluation, fitted.reestimated
+    both = {}
+    if again is not None:
+        both = {"reestimated_val_loss": again.loss, "reestimated_top1": again.top1, "reestimated_top5": again.top5}
     return {
         "val_loss": end.loss,
         "top1": end.top1,
@@ -156,6 +159,8 @@ def training_metrics(fitted: Fitted) -> Metrics:
         "dense_train_flops": fitted.dense_flops,
         "forward_flops": fitted.flops.forward,
         "dense_forward_flops": fitted.flops.dense_forward,
+        **both,
+        "diverged": fitted.diverged,
     }
 
 
