@@ -7,6 +7,7 @@ slurm/              what submitit writes
 submitted.json      where each job was sent, and how it ended if it failed
 results.md|csv|png  the closing table and figure
 digits/             the embedded digits as JPEG folders, if the sweep uses them
+decoded/            decoded images, if the resident loader serves a dataset of image files
 """
 
 import contextlib
@@ -83,7 +84,7 @@ class SweepFolder:
         """The run directory of one job."""
         from elth_dist.runtime.run_directory import RunDirectory
 
-        return RunDirectory(self.logs(name), self.jobs, self.digits)
+        return RunDirectory(self.logs(name), self.jobs, self.root)
 
     def job(self, name: str) -> "JobFolder":
         """The folder of a job's result."""
