@@ -22,7 +22,6 @@ class PretrainJob(NetworkJob):
 
     name: ClassVar[str] = "pretrain"
     folder: ClassVar[str] = "pretrain"
-    trains: ClassVar[bool] = True
 
     rewind: Step
 
@@ -72,7 +71,6 @@ class LevelJob(NetworkJob):
 
     name: ClassVar[str] = "level"
     folder: ClassVar[str] = "level"
-    trains: ClassVar[bool] = True
     inputs: ClassVar[Mapping[str, str]] = {"ticket": "of the level", "previous": "of the level before, for the overlap"}
 
     level: int
