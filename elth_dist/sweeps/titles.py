@@ -31,7 +31,7 @@ def titles(sweep: Sweep) -> dict[str, str]:
         unnumbered = _NUMBER.sub("", title)
         alike.setdefault(unnumbered if unnumbered in plain else title, {}).setdefault(job.group, job)
     own = {name: _flat(_written_out(job.job.options)) for name, job in sweep.jobs.items()}
-    title_of = {}
+    title_of: dict[str, str] = {}
     for title, members in alike.items():
         if len(members) == 1:
             title_of |= dict.fromkeys(members, title)
