@@ -69,6 +69,11 @@ class ImpMethod(Method):
     data_order: Literal["per_level", "same"] = Field(
         default="per_level", description="data order: per_level: seeded by (seed, level); same: equal for all levels"
     )
+    repel: Annotated[float, Field(ge=-100, le=100)] = Field(
+        default=0.0,
+        description="strength of a term in the loss of each level: the mean squared cosine to the weights that earlier "
+        "levels ended with; above 0: repels, below: attracts, 0: none",
+    )
     transfers: tuple[TransferBranch, ...] = Field(
         default=(), description="elastic transfers of the run's tickets to other depths, each trained there"
     )
@@ -180,6 +185,8 @@ class ImpMethod(Method):
 
     def _plan_levels(self, graph: Graph, setting: Setting) -> list[str]:
         """Plan the levels; return the jobs that write the ticket of each level."""
+        if self.repel and setting.engine.name == "deepspeed":
+            raise UserError("method.repel: needs whole weights on every rank; valid with engine.name ddp")
         tickets = [graph.add("pretrain", pretrain_job(setting, self.rewind))]
         for level in range(self.levels + 1):
             previous = {}
@@ -189,8 +196,9 @@ class ImpMethod(Method):
                 tickets.append(graph.add(f"mask-{level:02d}", options, ticket=tickets[-1], trained=trained))
                 previous = {"previous": tickets[-2]}
             order = _level_name(level) if self.data_order == "per_level" else "level"
-            training = LevelJob(setting=setting, level=level, data_order=order)
-            graph.add(_level_name(level), training, ticket=tickets[-1], **previous)
+            past = {f"past_{number:02d}": _level_name(number) for number in range(level) if self.repel}
+            training = LevelJob(setting=setting, level=level, data_order=order, repel=self.repel if past else 0.0)
+            graph.add(_level_name(level), training, ticket=tickets[-1], **previous, **past)
         return tickets
 
 
