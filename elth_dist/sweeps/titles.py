@@ -42,7 +42,7 @@ def titles(sweep: Sweep) -> dict[str, str]:
             apart = _differences([_with_history(sweep, job, own) for job in members.values()])
             for told, (group, job) in zip(apart, members.items(), strict=True):
                 what = told if apart.count(told) == 1 else [*told, job.name]  # the same options in another graph
-                title_of[group] = f"{title} [{', '.join(what)}]"
+                title_of[group] = f"{title} [{', '.join(what)}]" if what else title
     return {name: title_of[job.group] for name, job in sweep.jobs.items()}
 
 
@@ -93,6 +93,8 @@ def _flat(options: Mapping[str, Any]) -> dict[str, str]:
 def _pairs(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in options.items():
         if isinstance(value, Mapping):
-            yield from _pairs(value, f"{prefix}{name}.")
+            if "name" in value:  # a kind with options
+                yield f"{prefix}{name}", value["name"]
+            yield from _pairs({each: value[each] for each in value if each != "name"}, f"{prefix}{name}.")
         elif name not in _SEEDS:
             yield f"{prefix}{name}", value

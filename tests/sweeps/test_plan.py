@@ -16,6 +16,7 @@ from elth_dist.jobs.kinds.line import LineJob
 from elth_dist.jobs.kinds.prune import PruneJob
 from elth_dist.jobs.kinds.train import TrainJob
 from elth_dist.jobs.kinds.transfer import TransferJob
+from elth_dist.jobs.methods.ticket import TicketMethod
 from elth_dist.sweeps import plan as plans
 from elth_dist.sweeps.options import Needs
 from elth_dist.sweeps.plan import Sweep, plan_sweep, read_job
@@ -47,6 +48,10 @@ GOLDEN = {
     "imagenet_table1": ({"pretrain": 9, "level": 63, "mask": 81, "transfer": 18, "train": 81}, 90),
     # a seed: 3 x (rigl, rigl-5x); one dense run to r, 7 levels, 6 masks, 2 transfers, trained
     "imagenet_table2": ({"train": 24, "pretrain": 3, "level": 21, "mask": 18, "transfer": 6}, 27),
+    # of imagenet_table1: what the tickets need; 3 x (random, snip, grasp), of which two have masks
+    "imagenet_table1_elth_code": ({"pretrain": 9, "level": 63, "mask": 72, "train": 27}, 36),
+    # a seed: 6 networks with 11 levels, dense, random, reinit; 2 targets at 2 levels for each
+    "classifier_depth": ({"pretrain": 18, "level": 198, "mask": 180, "train": 126, "transfer": 72}, 144),
     "cifar10_ablation": ({"pretrain": 6, "level": 102, "mask": 144, "train": 606, "transfer": 432}, 612),
     "cifar10_table3": ({"pretrain": 9, "level": 126, "mask": 117, "transfer": 18, "train": 54}, 63),
     "cifar10_depths": ({"pretrain": 15, "level": 255, "mask": 600, "train": 1095, "transfer": 480}, 1110),
@@ -155,6 +160,23 @@ def test_figure_8_compares_two_orders_of_three_tickets_and_their_random_masks() 
     expected = [(label, f"{label}-order-1") for label in labels]
     assert sorted((one.label, other.label) for one, other in ends) == expected
     assert {one.job.options.arch for one, _ in ends} == {"resnet32_cifar"}
+
+
+def test_tables_6_and_7_train_moved_tickets_from_step_0(ticket_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ticket_files)
+    sweep = plan_sweep(SWEEPS / "transfer_datasets.yaml")
+    found = set()
+    for job in sweep.jobs.values():
+        method = job.config.method
+        if isinstance(method, TicketMethod):
+            options = method.model_dump()
+            assert (options["classifier"], str(options["begin"])) == ("new", "0")
+            found.add((Path(method.path).parts[1], job.config.data.name, job.config.model.arch))
+    small, large = ("resnet20_cifar", "resnet32_cifar"), ("resnet18", "resnet26", "resnet34")
+    expected = {("resnet20_imp_svhn", "cifar10", arch) for arch in small}
+    expected |= {("resnet20_imp", "svhn", arch) for arch in small}
+    expected |= {("resnet26_imp", "cifar10", arch) for arch in large}
+    assert found == expected
 
 
 def test_stabilizing_crosses_recipes_with_rewind_steps() -> None:

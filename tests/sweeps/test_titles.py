@@ -68,6 +68,20 @@ def test_an_option_that_tells_nothing_more_apart_is_left_out(tmp_path: Path) -> 
     assert of_label(planned(tmp_path, [experiment]), "line-level-00-level-01") == expected
 
 
+def test_kinds_are_told_by_their_names(tmp_path: Path) -> None:
+    methods = [{"name": name, "density": 0.1} for name in ("rigl", "set")]
+    sweep = planned(tmp_path, [{**IMP, "methods": methods}])
+    assert of_label(sweep, "train") == [f"train (resnet14_cifar) [update {name}]" for name in ("rigl", "set")]
+
+
+def test_a_control_is_told_beside_a_ticket_without_one(ticket_files: Path, tmp_path: Path) -> None:
+    path = str(ticket_files / "runs/digits_ticket/mask-02/ticket.safetensors")
+    methods = [{"name": "ticket", "path": path}, {"name": "ticket", "path": path, "control": "random"}]
+    sweep = planned(tmp_path, [{**IMP, "methods": methods}])
+    expected = [f"train (resnet14_cifar) [control {name}]" for name in ("null", "random")]
+    assert of_label(sweep, "train") == expected
+
+
 def test_a_data_order_is_told_where_nothing_else_differs(tmp_path: Path) -> None:
     sweep = planned(tmp_path, [{**IMP, "grid": {"method.data_order": ["per_level", "same"]}}])
     expected = [f"level-00 (resnet14_cifar) [data_order {order}]" for order in ("level-00", "level")]
