@@ -154,19 +154,19 @@ class ImpMethod(Method):
             trained += self._plan_controls(
                 graph, controls, Place(name, setting, tickets[level], self.rewind, "pretrain"), level
             )
-        names: set[str] = set()
+        places: dict[tuple[str, int, str], Place] = {}  # by target, level and plan: equal plans are one job
         for branch in self.transfers:
-            target = setting.on(branch.to)
+            target, plan = setting.on(branch.to), branch.plan_from(arch).text
             theta_r = "pretrain" if target == setting else f"pretrain-{target.model.arch}"
             for level in branch.levels(self.levels):
-                name = _unused(f"{branch.to}{self._suffix(level)}", names)
-                names.add(name)
-                moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=tickets[level])
-                training = graph.add(f"train-{name}", train_job(target), ticket=moved)
-                trained.append(Trained(training, TICKET, target, None))
-                trained += self._plan_controls(
-                    graph, branch.controls, Place(name, target, moved, self.rewind, theta_r), None
-                )
+                place = places.get((branch.to, level, plan))
+                if place is None:
+                    name = _unused(f"{branch.to}{self._suffix(level)}", {known.name for known in places.values()})
+                    moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=tickets[level])
+                    training = graph.add(f"train-{name}", train_job(target), ticket=moved)
+                    trained.append(Trained(training, TICKET, target, None))
+                    place = places[branch.to, level, plan] = Place(name, target, moved, self.rewind, theta_r)
+                trained += self._plan_controls(graph, branch.controls, place, None)
         if self.stability is not None:
             self.stability.plan(graph, trained, self.levels)
 
