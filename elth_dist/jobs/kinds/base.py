@@ -103,6 +103,11 @@ class JobKind(Options):
         return "ticket"
 
 
+def in_order(title: str, order: int) -> str:
+    """Name a training in a data order of its own; 0 is the usual one."""
+    return f"{title}, data order {order}" if order else title
+
+
 class NetworkJob(JobKind):
     """Runs a network on data."""
 
