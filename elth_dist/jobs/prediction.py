@@ -147,6 +147,10 @@ class Forecast:
         """Forecast a ticket with other densities."""
         return TicketForecast(ticket.arch, densities, ticket.rewind_step)
 
+    def starting_at(self, ticket: TicketForecast, step: int) -> TicketForecast:
+        """Forecast a ticket whose training begins at another step."""
+        return TicketForecast(ticket.arch, ticket.densities, step)
+
     def read(self, path: str) -> TicketForecast:
         """Read the forecast of an external ticket file."""
         ticket = Ticket.load(Path(path))
