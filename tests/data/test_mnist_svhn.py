@@ -1,6 +1,7 @@
 """MNIST and SVHN, from small files in their real formats."""
 
 import gzip
+import json
 import struct
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
+from elth_dist.tickets import Ticket
+from tests.helpers.ranks import REPOSITORY
+from tests.helpers.runs import run
 
 COUNTS = {"train": 40, "t10k": 20, "test": 20}
 
@@ -199,3 +203,20 @@ def test_damaged_svhn_is_one_line(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as error:
         opened("svhn", tmp_path / "svhn")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "targets"), [("mnist", "mlp_16x2", ["mlp_16x4"]), ("svhn", "resnet8_cifar", [])]
+)
+def test_two_ranks_find_and_move_tickets(tmp_path, name, arch, targets):
+    root = write_mnist(tmp_path / "data") if name == "mnist" else write_svhn(tmp_path / "data")
+    base = ["--config", str(REPOSITORY / "configs/cifar10/resnet20_imp.yaml"), f"--data={name}", f"--data.root={root}"]
+    base += [f"--model.arch={arch}", "--train.precision=fp32", "--train.epochs=2", "--train.global_batch=20"]
+    base += ["--train.milestones=[]", "--method.levels=1", "--method.rewind=1it", "--method.controls=[]"]
+    transfers = json.dumps([{"to": target} for target in targets])
+    run(tmp_path / "run", 2, f"--method.transfers={transfers}", base=base)
+    ticket = Ticket.load(tmp_path / "run/mask-01/ticket.safetensors")
+    assert (ticket.meta.dataset, ticket.num_classes, ticket.meta.rewind_step) == (name, 10, 1)
+    assert ticket.density == pytest.approx(0.8, abs=0.001)
+    for target in targets:
+        assert Ticket.load(tmp_path / f"run/train-{target}/ticket.safetensors").arch == target

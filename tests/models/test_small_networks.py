@@ -160,7 +160,7 @@ def test_lenet5_caffe_computes_what_caffe_does_but_for_its_relus() -> None:
 @pytest.mark.parametrize(
     ("arch", "size"), [("lenet_300_100", 8), ("lenet5_caffe", 16), ("conv6", 8), ("mlp_32x2", 9), ("vgg13_fc2", 16)]
 )
-@pytest.mark.parametrize("init", ["paper", "torchvision"])
+@pytest.mark.parametrize("init", ["paper", "torchvision", "glorot"])
 def test_other_sizes_and_classes_train(arch: str, size: int, init: str) -> None:
     model = build_model(arch, 7, size, init=init, seed=1)
     logits = model(images(2, size, grey=False))
