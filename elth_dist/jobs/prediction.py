@@ -35,6 +35,7 @@ class Prediction:
     dense_forward: float
     train: float  # of the whole job
     dense_train: float  # of one dense training of the same network, from step 0 to the end of the schedule
+    warning: str | None = None  # about options of its mask update that hardly do anything
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,13 @@ class Forecast:
         total = setting.train.epochs * per_epoch
         counted, convention = self._network(ticket.arch, setting), self._convention
         forward, dense = convention.forward(counted, ticket.densities), convention.forward(counted)
+        warning = None
         if update is None:
             end, cost = total if end is None else end, step_cost(forward, dense)
         else:
             end = total * update.multiplier if end is None else end
+            said = update.stretched().warning(end, per_epoch)
+            warning = None if said is None else f"{update.name}: {said}"
             cost = update.stretched().cost(
                 forward, dense, total_steps=end, steps_per_epoch=per_epoch, convention=convention.name
             )
@@ -123,6 +127,7 @@ class Forecast:
             dense_forward=dense,
             train=samples * cost,
             dense_train=total * setting.train.global_batch * step_cost(dense, dense),
+            warning=warning,
         )
 
     def steps_per_epoch(self, setting: Setting) -> int:
@@ -133,9 +138,10 @@ class Forecast:
         """Compute a ticket's global density."""
         return self._network(ticket.arch, setting).density(ticket.densities)
 
-    def shapes(self, arch: str) -> Mapping[str, Sequence[int]]:
-        """Shapes of a network's prunable weights."""
-        return {name: tuple(p.shape) for name, p in _prunable(arch).items()}
+    def shapes(self, arch: str, setting: Setting | None = None) -> Mapping[str, Sequence[int]]:
+        """Shapes of a network's prunable weights, by name; for two classes unless `setting` says on which data."""
+        classes = 2 if setting is None else self._size(setting.data)[1]
+        return {name: tuple(p.shape) for name, p in _prunable(arch, classes).items()}
 
     def names(self, arch: str) -> list[str]:
         """Names of a network's prunable weights."""
@@ -170,6 +176,6 @@ class Forecast:
         return self._sizes[data]
 
 
-def _prunable(arch: str) -> dict[str, nn.Parameter]:
+def _prunable(arch: str, num_classes: int = 2) -> dict[str, nn.Parameter]:
     """The prunable weights of a network, on the meta device."""
-    return prunable_weights(blank_model(arch, 2), architecture(arch).excluded)
+    return prunable_weights(blank_model(arch, num_classes), architecture(arch).excluded)

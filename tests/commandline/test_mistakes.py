@@ -39,7 +39,7 @@ TYPED = {
     "--method rigl": "method: needs either density or like (a ticket file)",
     "--method ticket": "method.path: is required; give it in the file or as --method.path",
     "--method dpf --method.density 0.1 --method.batches 3": "method.batches: is not an option of method 'dpf'; "
-    "valid are density, like, multiplier, distribution, every, begin, end",
+    "valid are density, like, multiplier, distribution, dense_layers, every, begin, end",
     # lists
     "--method.transfers resnet20_cifar": "method.transfers.0: 'resnet20_cifar' is not a section of options; write "
     "{to: resnet20_cifar}",

@@ -35,7 +35,7 @@ def test_every_precision_accumulates(name: str, precision: str, tmp_path: Path) 
 def test_density_of_a_ticket_file_even_of_another_network(tmp_path: Path) -> None:
     model = build_model("resnet14_cifar", 10, seed=0)
     dense = Masks.dense(model)
-    masks = random_masks(dense, dict.fromkeys(dense, 0.1), 3)
+    masks = random_masks(dense, {name: mask.numel() // 10 for name, mask in dense.items()}, 3)
     path = tmp_path / "ticket.safetensors"
     Ticket("resnet14_cifar", model.state_dict(), masks, TicketMeta(dataset="digits", level=1, rewind_step=0)).save(path)
     more = ["--method.name=gradual", f"--method.like={path}", "--method.every=3", "--method.distribution=global"]

@@ -28,7 +28,7 @@ def total_density(shapes: Shapes, found: Mapping[str, float]) -> float:
 def test_uniform_keeps_the_first_layer_dense_and_no_budget() -> None:
     shapes = {"conv1": (8, 3, 3, 3), "conv2": (8, 8, 3, 3), "fc": (10, 8)}
     assert uniform(shapes, 0.2) == {"conv1": 1.0, "conv2": 0.2, "fc": 0.2}
-    assert uniform(shapes, 0.2, dense_first=False) == dict.fromkeys(shapes, 0.2)
+    assert uniform(shapes, 0.2, []) == dict.fromkeys(shapes, 0.2)
 
 
 def test_erk_by_hand() -> None:

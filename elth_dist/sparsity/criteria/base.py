@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from elth_dist.options import Options
 from elth_dist.registry import OneOf, criteria
+from elth_dist.sparsity.distributions import LayerNames
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,6 +91,21 @@ class Criterion(Options):
         "layer its density in the ticket (without a ticket: all the same)",
     )
 
+    dense_layers: LayerNames = Field(
+        default=(),
+        description="layers kept dense, which do not compete: first, last, or names of weights; all layers together "
+        "have the given density",
+    )
+
+    @model_validator(mode="after")
+    def _layers_have_no_density_yet(self) -> Self:
+        if self.dense_layers and self.matched == "layerwise":
+            raise ValueError(
+                f"dense_layers: {', '.join(self.dense_layers)} cannot be kept dense under matched: layerwise, which "
+                "gives each layer its density; choose matched: global"
+            )
+        return self
+
     @property
     def rounds(self) -> int:
         """Number of prunings, which approach the density exponentially; scores are computed again for each."""
@@ -98,7 +114,8 @@ class Criterion(Options):
     @property
     def details(self) -> list[str]:
         """Labels for non-default options in tables, such as "ELTH code"."""
-        return ["layer-wise"] if self.matched == "layerwise" else []
+        dense = [f"dense: {', '.join(self.dense_layers)}"] if self.dense_layers else []
+        return (["layer-wise"] if self.matched == "layerwise" else []) + dense
 
     @abstractmethod
     def scores(self, evidence: Evidence) -> "dict[str, Tensor]":
