@@ -10,6 +10,7 @@ from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
 from elth_dist.data.options import DataOptions
 from elth_dist.data.sampling import TrainPlan
+from elth_dist.errors import UserError
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.setting import Setting
 from elth_dist.models.build import blank_model
@@ -70,7 +71,10 @@ def predict(jobs: Sequence[Job], convention: Convention | None = None) -> dict[s
     tickets: dict[str, TicketForecast] = {}
     for job in jobs:
         inputs = {role: tickets[name] for role, name in job.inputs.items() if name in tickets}
-        ticket = job.options.predict(job.name, inputs, forecast)
+        try:
+            ticket = job.options.predict(job.name, inputs, forecast)
+        except UserError as error:
+            raise UserError(f"{job.name}: {error}") from None
         if ticket is not None:
             tickets[job.name] = ticket
     return forecast.trainings

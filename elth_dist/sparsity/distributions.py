@@ -31,8 +31,8 @@ def layer_names(chosen: Sequence[str], names: Collection[str]) -> list[str]:
     known = list(names)
     found = set()
     for name in chosen:
-        places = {"first": known[0], "last": known[-1], name: name}
-        weight = next((place for place in (places[name], f"{name}.weight") if place in known), None)
+        place = {"first": known[0], "last": known[-1]}.get(name, name)
+        weight = next((weight for weight in (place, f"{place}.weight") if weight in known), None)
         if weight is None:
             near = difflib.get_close_matches(name, ["first", "last", *known], n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"valid are first, last, {known[0]!r} to {known[-1]!r}"
@@ -51,7 +51,7 @@ def left_for_others(shapes: Shapes, density: float, dense: Collection[str]) -> f
     if dense:
         whole = sum(math.prod(shapes[name]) for name in dense)
         budget -= whole
-        if (budget < 1 and len(dense) < len(shapes)) or round(budget) < 0:
+        if round(budget) < (1 if len(dense) < len(shapes) else 0):
             raise UserError(
                 f"dense_layers: {', '.join(dense)} alone keep {whole:,} of {total:,} weights, a density of "
                 f"{whole / total:.3%}, and leave nothing for the other layers at a density of {density:.3%}; keep "

@@ -35,8 +35,9 @@ class Change(_Record):
     """What a control experiment changed in a ticket (E-LTH, figure 3)."""
 
     kind: str = Field(
-        description="'random': masks permuted within layers; 'reinit': new initial values; 'shuffled_copies': masks "
-        "permuted in a transfer's copies; or what a plugin's control does"
+        description="'random': masks permuted within layers; 'random_premasked': the same, after theta_r was masked; "
+        "'reinit': new initial values; 'shuffled_copies': masks permuted in a transfer's copies; or what a plugin's "
+        "control does"
     )
     seed: int
     init: Init | None = Field(default=None, description="for 'reinit': which initialisation")

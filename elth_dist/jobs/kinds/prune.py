@@ -1,6 +1,7 @@
 """mask, at the rewinding weights: prune theta_r by a criterion, to a given density or a ticket's density."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -61,6 +62,8 @@ class PruneJob(NetworkJob):
         like = self._like(job)
         ticket = Ticket.load(job.inputs["ticket"].ticket) if "ticket" in job.inputs else like
         assert ticket is not None, "nothing to prune"
+        if self.criterion.premasked:
+            ticket = _premasked(ticket, like)
         names = copied_weights(ticket) if self.copies else list(ticket.masks)
         whole = layer_names(self.criterion.dense_layers, ticket.masks)
         dense = Masks.dense({name: ticket.masks[name].shape for name in names})
@@ -134,6 +137,15 @@ class PruneJob(NetworkJob):
         if "ticket" not in job.inputs:
             return title
         return f"{title} ({rows.ticket_title(job.inputs['ticket'])})"
+
+
+def _premasked(ticket: "Ticket", like: "Ticket | None") -> "Ticket":
+    """Set the weights of theta_r to zero that the ticket `like` has pruned."""
+    if like is None or like.arch != ticket.arch:
+        raise UserError(f"variant: elth_code masks theta_r with a {ticket.arch} ticket's masks: give one as `like`")
+    weights = {name: tensor.clone() for name, tensor in ticket.weights.items()}
+    like.masks.apply_(weights)
+    return replace(ticket, weights=weights)
 
 
 def prune_by_criterion(

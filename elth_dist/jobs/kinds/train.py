@@ -72,4 +72,4 @@ class TrainJob(NetworkJob):
 
     def title(self, job: "Job", rows: "Rows") -> str:
         ticket = rows.ticket_title(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"
-        return ticket if self.alteration is None else f"{self.alteration.label} ({ticket})"
+        return ticket if self.alteration is None else f"{self.alteration.title} ({ticket})"

@@ -51,7 +51,12 @@ class Evidence(Protocol):
         """Samples per global batch."""
 
     def mean_gradients(
-        self, *, batches: int | None, training: bool = True, temperature: float = 1.0
+        self,
+        *,
+        batches: int | None,
+        training: bool = True,
+        temperature: float = 1.0,
+        per_class: int | None = None,
     ) -> "dict[str, Tensor]":
         """Compute g, the gradient of the mean cross-entropy with respect to each weight.
 
@@ -59,10 +64,17 @@ class Evidence(Protocol):
             batches: number of global batches to average over; None: a whole epoch.
             training: use BatchNorm in training mode; else with its running statistics.
             temperature: divisor of the logits.
+            per_class: average over the first samples of each class in `batches` instead, this many of each.
         """
 
     def hessian_gradient_products(
-        self, gradients: "Mapping[str, Tensor]", *, batches: int | None, training: bool = True, temperature: float = 1.0
+        self,
+        gradients: "Mapping[str, Tensor]",
+        *,
+        batches: int | None,
+        training: bool = True,
+        temperature: float = 1.0,
+        per_class: int | None = None,
     ) -> "dict[str, Tensor]":
         """Compute H g, with the Hessian H of that loss and the given gradient g; arguments as for mean_gradients()."""
 
@@ -116,6 +128,11 @@ class Criterion(Options):
         """Labels for non-default options in tables, such as "ELTH code"."""
         dense = [f"dense: {', '.join(self.dense_layers)}"] if self.dense_layers else []
         return (["layer-wise"] if self.matched == "layerwise" else []) + dense
+
+    @property
+    def premasked(self) -> bool:
+        """Whether the matched ticket's masks are applied to theta_r before it is scored and pruned."""
+        return False
 
     @abstractmethod
     def scores(self, evidence: Evidence) -> "dict[str, Tensor]":
