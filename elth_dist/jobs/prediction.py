@@ -1,7 +1,7 @@
 """Predict the cost of a run: each job of its graph reports its trainings and tickets to a forecast."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -10,7 +10,6 @@ from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
 from elth_dist.data.options import DataOptions
 from elth_dist.data.sampling import TrainPlan
-from elth_dist.errors import UserError
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.setting import Setting
 from elth_dist.models.build import blank_model
@@ -46,6 +45,7 @@ class TicketForecast:
     arch: str
     densities: Densities  # of its layers; those without an entry are dense
     rewind_step: int
+    num_classes: int
 
     def density(self, name: str) -> float:
         """Return the density of a layer."""
@@ -71,10 +71,7 @@ def predict(jobs: Sequence[Job], convention: Convention | None = None) -> dict[s
     tickets: dict[str, TicketForecast] = {}
     for job in jobs:
         inputs = {role: tickets[name] for role, name in job.inputs.items() if name in tickets}
-        try:
-            ticket = job.options.predict(job.name, inputs, forecast)
-        except UserError as error:
-            raise UserError(f"{job.name}: {error}") from None
+        ticket = job.options.predict(job.name, inputs, forecast)
         if ticket is not None:
             tickets[job.name] = ticket
     return forecast.trainings
@@ -142,10 +139,9 @@ class Forecast:
         """Compute a ticket's global density."""
         return self._network(ticket.arch, setting).density(ticket.densities)
 
-    def shapes(self, arch: str, setting: Setting | None = None) -> Mapping[str, Sequence[int]]:
-        """Shapes of a network's prunable weights, by name; for two classes unless `setting` says on which data."""
-        classes = 2 if setting is None else self._size(setting.data)[1]
-        return {name: tuple(p.shape) for name, p in _prunable(arch, classes).items()}
+    def shapes(self, ticket: TicketForecast) -> Mapping[str, Sequence[int]]:
+        """Shapes of the prunable weights of a ticket's network, by name."""
+        return {name: tuple(p.shape) for name, p in _prunable(ticket.arch, ticket.num_classes).items()}
 
     def names(self, arch: str) -> list[str]:
         """Names of a network's prunable weights."""
@@ -153,23 +149,23 @@ class Forecast:
 
     def dense(self, setting: Setting, rewind_step: int = 0) -> TicketForecast:
         """Forecast the dense network of a setting."""
-        return TicketForecast(setting.model.arch, {}, rewind_step)
+        return TicketForecast(setting.model.arch, {}, rewind_step, self._size(setting.data)[1])
 
     def ticket_like(self, ticket: TicketForecast, densities: Densities) -> TicketForecast:
         """Forecast a ticket with other densities."""
-        return TicketForecast(ticket.arch, densities, ticket.rewind_step)
+        return replace(ticket, densities=densities)
 
     def read(self, path: str) -> TicketForecast:
         """Read the forecast of an external ticket file."""
         ticket = Ticket.load(Path(path))
-        return TicketForecast(ticket.arch, ticket.masks.densities, ticket.meta.rewind_step)
+        return TicketForecast(ticket.arch, ticket.masks.densities, ticket.meta.rewind_step, ticket.num_classes)
 
     def moved(self, ticket: TicketForecast, rules: TransferOptions) -> TicketForecast:
         """Forecast a ticket after a transfer: layer densities move with the units."""
         old, new = (blank_model(arch, 2).state_dict() for arch in (ticket.arch, rules.to))
         sources = source_keys(rules.plan_from(ticket.arch), old, new)
         densities = {name: ticket.density(sources[name]) for name in self.names(rules.to)}
-        return TicketForecast(rules.to, densities, ticket.rewind_step)
+        return replace(ticket, arch=rules.to, densities=densities)
 
     def _network(self, arch: str, setting: Setting) -> Network:
         return network(arch, setting.data.image_size, self._size(setting.data)[1])

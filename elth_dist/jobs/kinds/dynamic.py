@@ -131,7 +131,7 @@ class DynamicJob(NetworkJob):
             like = inputs["like"] if self.path is None else forecast.read(self.path)
             density = forecast.density(like, self.setting)
         ticket = forecast.dense(self.setting)
-        shapes = forecast.shapes(ticket.arch, self.setting)
+        shapes = forecast.shapes(ticket)
         densities = self.update.layer_densities(shapes, density, matched=self.density is None)
         forecast.train(name, self.setting, forecast.ticket_like(ticket, densities), update=self.update)
 

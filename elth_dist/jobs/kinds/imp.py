@@ -151,7 +151,7 @@ class MaskJob(JobKind):
 
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> "TicketForecast":
         before = inputs["ticket"]
-        sizes = {name: math.prod(shape) for name, shape in forecast.shapes(before.arch).items()}
+        sizes = {name: math.prod(shape) for name, shape in forecast.shapes(before).items()}
         whole = layer_names(self.dense_layers, sizes)
         left = 1 - self.prune_fraction
         if whole:

@@ -125,7 +125,7 @@ class PruneJob(NetworkJob):
         if density is None:
             assert like is not None, "no density"
             density = forecast.density(like, self.setting)
-        shapes = forecast.shapes(ticket.arch, self.setting)
+        shapes = forecast.shapes(ticket)
         whole = layer_names(self.criterion.dense_layers, shapes)
         return forecast.ticket_like(ticket, matched_uniform(shapes, density, whole))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 
 from pydantic import Field
 
+from elth_dist.errors import UserError
 from elth_dist.options import Options, Spacing, Step
 from elth_dist.registry import OneOf, updates
 from elth_dist.sparsity.distributions import (
@@ -168,9 +169,12 @@ class MaskUpdate(Options):
             UserError: the layers kept dense leave nothing for the others.
         """
         dense = self.dense_names(shapes)
-        if self.distribution == "global":
-            return matched_uniform(shapes, density, dense)
-        return (MATCHED if matched else DISTRIBUTIONS)[self.distribution](shapes, density, dense)
+        try:
+            if self.distribution == "global":
+                return matched_uniform(shapes, density, dense)
+            return (MATCHED if matched else DISTRIBUTIONS)[self.distribution](shapes, density, dense)
+        except UserError as error:
+            raise UserError(f"{self.name}, {self.distribution}: {error}") from None
 
     def layer_counts(self, shapes: Mapping[str, Sequence[int]], density: float, kept: int | None) -> dict[str, int]:
         """Return how many weights each layer keeps at the end, for a distribution that says so.
