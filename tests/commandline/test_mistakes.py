@@ -84,8 +84,8 @@ TYPED = {
     "--run.name 'a b'": "run.name: 'a b' may hold letters, digits, '.', '_' and '-', and starts with a letter or digit",
     "--method rigl --method.density 0.1 --method.t_end 1.5": "method.t_end: Input should be less than or equal to 1, "
     "got '1.5'",
-    "--method rigl --method.density 0.1 --method.delta_t 100it": "method.delta_t: needs a whole number, or an interval: "
-    "0.5ep (epochs) or 2.5% (of the training's steps), got '100it'",
+    "--method rigl --method.density 0.1 --method.delta_t 100it": "method.delta_t: needs a whole number, or an "
+    "interval: 0.5ep (epochs) or 2.5% (of the training's steps), got '100it'",
     "--method random --method.density 0.1 --method.variant elth_code": "method.variant: elth_code masks theta_r with a "
     "ticket's masks: give `like`, a ticket file",
     "--method rigl --method.density 0.1 --method.t_end foo": "method.t_end: needs a number, or a step: 5ep (epochs), "
