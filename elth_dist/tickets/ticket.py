@@ -35,9 +35,9 @@ class Change(_Record):
     """What a control experiment, or another dataset, changed in a ticket (E-LTH, figure 3 and table 6)."""
 
     kind: str = Field(
-        description="'random': masks permuted within layers; 'reinit': new initial values; 'shuffled_copies': masks "
-        "permuted in a transfer's copies; 'new_classifier': a fresh, dense classifier; 'start': another rewind step, "
-        "theta_r unchanged; or what a plugin's control does"
+        description="'random': masks permuted within layers; 'random_premasked': the same, after theta_r was masked; "
+        "'reinit': new initial values; 'shuffled_copies': masks permuted in a transfer's copies; 'new_classifier': a "
+        "fresh, dense classifier; 'start': another rewind step, theta_r unchanged; or what a plugin's control does"
     )
     seed: int | None = Field(default=None, description="of what was drawn at random; null: nothing")
     init: Init | None = Field(default=None, description="for 'reinit' and 'new_classifier': which initialisation")

@@ -206,6 +206,20 @@ def test_dry_run_shows_tree_costs_and_saving_and_writes_nothing(
     assert not out.exists()
 
 
+def test_dry_run_warns_of_mask_updates_that_hardly_happen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    controls = [{"name": "gradual", "every": 1000}, {"name": "rigl", "delta_t": "10%"}]
+    [experiment] = TINY["experiments"]
+    changed = {**experiment, "methods": [{"levels": 1, "rewind": "2it", "controls": controls}]}
+    path = sweep_file(tmp_path, seeds=[0, 1], experiments=[changed])
+    assert main([str(path), "--dir", str(tmp_path / "out"), "--dry-run"]) == 0
+    shown = capfd.readouterr().out
+    expected = (
+        "warning: gradual-resnet14_cifar: gradual: every 1000 makes 1 mask update in 24 steps, fewer than 5: set it to "
+        "2 or less"
+    )
+    assert shown.count("warning:") == shown.count(expected) == 1, "once for both seeds"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

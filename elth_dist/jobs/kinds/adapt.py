@@ -62,12 +62,9 @@ class AdaptJob(JobKind):
         return {**ticket_metrics(ticket), "source_density": source.density, "source_classes": source.num_classes}
 
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> "TicketForecast":
-        from elth_dist.models.families import architecture
-
         ticket = inputs["ticket"] if self.path is None else forecast.read(self.path)
         if self.classifier == "new":
-            dense = {architecture(ticket.arch).classifier: 1.0}
-            ticket = forecast.ticket_like(ticket, {**ticket.densities, **dense})
+            ticket = forecast.with_new_classifier(ticket, self.setting)
         if self.begin is None:
             return ticket
         return forecast.starting_at(ticket, self.begin.iterations(forecast.steps_per_epoch(self.setting)))

@@ -1,7 +1,7 @@
 """The base of job kinds: options, work, predicted cost, and row in the report."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elth_dist.jobs.setting import Setting
@@ -62,6 +62,12 @@ class JobKind(Options):
         if self.file is not None:
             part["path"] = files.get(self.file, self.file)
         return part
+
+    def check_layers(self, names: Collection[str]) -> None:
+        """Refuse options that name layers which the job's network does not have. UserError.
+
+        `names`: of the network's prunable weights, in its order.
+        """
 
     def end_step(self, steps_per_epoch: int) -> int | None:
         """Return the step at which the job's training ends; None: it trains nothing."""

@@ -73,4 +73,4 @@ class TrainJob(NetworkJob):
 
     def title(self, job: "Job", rows: "Rows") -> str:
         ticket = rows.ticket_title(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"
-        return in_order(ticket if self.alteration is None else f"{self.alteration.label} ({ticket})", self.order)
+        return in_order(ticket if self.alteration is None else f"{self.alteration.title} ({ticket})", self.order)
