@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint test-gpu bench bench-gpu clean
+.PHONY: quickstart test test-papers lint test-gpu bench bench-gpu clean
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,6 +23,12 @@ WORKERS ?= 4
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS)
+
+# every sweep of the papers at the smallest size, with its report; PAPERS=FOLDER keeps them
+PAPERS ?=
+
+test-papers: $(VENV)/installed
+	$(BIN)/python launch/papers.py $(if $(PAPERS),--dir $(PAPERS))
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

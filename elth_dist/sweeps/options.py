@@ -1,7 +1,8 @@
 """Options of a sweep file: sources, targets, methods, seeds, and the jobs' needs on a cluster. No torch here."""
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -117,6 +118,11 @@ class Experiment(Options):
         default=None, description="data orders after the rewind step, for each seed; null: one, given by the seed"
     )
     overrides: dict[str, Any] = Field(default={}, description="sections of options over the recipe's and the sweep's")
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+        default={},
+        description="options (train.lr) or sections (train) with a list of values each; everything runs with every "
+        "combination of them, over the overrides and the methods",
+    )
 
     @model_validator(mode="after")
     def _targets_differ(self) -> Self:
@@ -127,6 +133,42 @@ class Experiment(Options):
         if "method" in self.overrides:
             raise ValueError("overrides.method: set `methods` in the sweep file instead")
         return self
+
+    @model_validator(mode="after")
+    def _grid_has_points(self) -> Self:
+        for option, values in self.grid.items():
+            for number, value in enumerate(values):
+                if value in values[:number]:
+                    raise ValueError(f"grid.{option}: has {value!r} twice")
+        for point in self.points():
+            for name, advice in set_elsewhere(point).items():
+                raise ValueError(f"grid.{name}: {advice}")
+        return self
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """Yield the sections of options of each combination in the grid, the last option's values first; one if none.
+
+        A value that is itself a section of options keeps what other entries of the grid say of it.
+        """
+        for values in itertools.product(*self.grid.values()):
+            point: dict[str, Any] = {}
+            for option, value in zip(self.grid, values, strict=True):
+                _put(point, option.split("."), value)
+            yield point
+
+
+def _put(sections: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set an option in nested sections; sections are merged."""
+    first, *rest = path
+    if rest:
+        inner = sections.get(first)
+        inner = sections[first] = dict(inner) if isinstance(inner, Mapping) else {}
+        _put(inner, rest, value)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            _put(sections.setdefault(first, {}), [str(name)], each)
+    else:
+        sections[first] = value
 
 
 class SweepOptions(Options):

@@ -1,5 +1,6 @@
 """Expand a sweep file to one graph of jobs: each job once, named by the hash of what determines its result."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,20 +148,21 @@ def _configs(path: Path, options: SweepOptions, overrides: Mapping[str, Any]) ->
     recipe = merge(read_yaml(path.parent / options.recipe, f"{path}: recipe"), options.overrides)
     for number, experiment in enumerate(options.experiments):
         base = merge(recipe, experiment.overrides)
-        for seed in experiment.seeds or options.seeds:
-            for data_seed in experiment.data_seeds or (None,):
-                for source in experiment.sources:
-                    for method in experiment.methods:
-                        over = {"model": {"arch": source}, "seed": seed, "data_seed": data_seed, "method": method}
-                        merged = merge(merge(base, over), overrides)
-                        _add_transfers(merged, experiment, method, source)
-                        yield _config(merged, path, f"experiments.{number}: ", overrides)
+        seeds, data_seeds = experiment.seeds or options.seeds, experiment.data_seeds or (None,)
+        for seed, data_seed, source, method, point in itertools.product(
+            seeds, data_seeds, experiment.sources, experiment.methods, list(experiment.points())
+        ):
+            over = {"model": {"arch": source}, "seed": seed, "data_seed": data_seed, "method": method}
+            merged = merge(merge(merge(base, over), point), overrides)
+            if "transfers" not in {**method, **point.get("method", {})}:
+                _add_transfers(merged, experiment, source)
+            yield _config(merged, path, f"experiments.{number}: ", overrides)
 
 
-def _add_transfers(merged: dict[str, Any], experiment: Experiment, method: Mapping[str, Any], source: str) -> None:
+def _add_transfers(merged: dict[str, Any], experiment: Experiment, source: str) -> None:
     """Add each kind of transfer to each target but the source itself. Only IMP has tickets to transfer."""
     chosen = merged.get("method")
-    if isinstance(chosen, dict) and chosen.get("name") == "imp" and "transfers" not in method:
+    if isinstance(chosen, dict) and chosen.get("name") == "imp":
         others = [target for target in experiment.targets if target != source]
         merged["method"] = {**chosen, "transfers": [{"to": to, **how} for to in others for how in experiment.transfers]}
 

@@ -41,18 +41,12 @@ class Predictor:
 
     def cost(self, name: str) -> Cost:
         """Predict one job without its inputs. FLOPs of finished jobs are counted from masks; see jobs.prediction."""
-        job, predicted = self._sweep.jobs[name], self._predicted.get(name)
-        if not job.job.options.trains:
+        predicted = self._predicted.get(name)
+        if predicted is None:  # it trains nothing, as does the training to the rewind step 0
             return Cost(0.0, 0.0)
-        flops = self._measured.get(name, {}).get("train_flops")
-        if predicted is None:
-            samples = self._measured.get(name, {}).get("samples")
-            arch = job.config.model.arch
-        else:
-            flops = predicted.train if flops is None else flops
-            samples, arch = predicted.samples, predicted.arch
-        speed = self._speeds.get(arch)
-        return Cost(flops, None if speed is None or samples is None else samples / speed / 3600)
+        flops = self._measured.get(name, {}).get("train_flops", predicted.train)
+        speed = self._speeds.get(predicted.arch)
+        return Cost(flops, None if speed is None else predicted.samples / speed / 3600)
 
     def warnings(self) -> dict[str, str]:
         """Return what a mask update's options hardly do, by job."""

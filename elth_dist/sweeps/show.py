@@ -13,8 +13,9 @@ import rich.tree
 
 from elth_dist.sweeps.folder import Record, SweepFolder
 from elth_dist.sweeps.plan import Sweep, SweepJob
-from elth_dist.sweeps.predict import Cost, Predictor, describe, seeds_of
+from elth_dist.sweeps.predict import Cost, Predictor, seeds_of
 from elth_dist.sweeps.states import State, last_line, progress
+from elth_dist.sweeps.titles import titles
 
 _STYLES = {"done": "green", "running": "cyan", "queued": "yellow", "failed": "red", "blocked": "magenta", "open": "dim"}
 _ORDER: Sequence[State] = ("done", "running", "queued", "open", "blocked", "failed")
@@ -23,6 +24,7 @@ _ORDER: Sequence[State] = ("done", "running", "queued", "open", "blocked", "fail
 def print_plan(sweep: Sweep, state_of: Mapping[str, State], predictor: Predictor) -> None:
     """Print the tree of jobs (seeds on one line, each job below the job whose ticket it takes) and the totals."""
     console = _console()
+    title_of = titles(sweep)
     groups: dict[str, list[SweepJob]] = {}
     for job in sweep.jobs.values():
         groups.setdefault(job.group, []).append(job)
@@ -32,10 +34,10 @@ def print_plan(sweep: Sweep, state_of: Mapping[str, State], predictor: Predictor
         inputs = jobs[0].job.inputs
         parent = inputs.get("ticket") or next(iter(inputs.values()), None)
         above = tree if parent is None else branches[sweep.jobs[parent].group]
-        line = rich.text.Text(describe(jobs[0]))
-        others = [sweep.jobs[name] for role, name in inputs.items() if name != parent and role != "previous"]
+        line = rich.text.Text(title_of[jobs[0].name])
+        others = [name for role, name in inputs.items() if name != parent and role != "previous"]
         if others:
-            line.append(f"  also needs {', '.join(describe(other) for other in others)}", style="dim")
+            line.append(f"  also needs {', '.join(title_of[other] for other in others)}", style="dim")
         line.append(f"  seeds {', '.join(map(seeds_of, jobs))}" if len(jobs) > 1 else f"  seed {seeds_of(jobs[0])}")
         cost = Cost.total(predictor.cost(job.name) for job in jobs)
         if cost.flops != 0:
@@ -89,13 +91,12 @@ def _table(sweep: Sweep, folder: SweepFolder, state_of: Mapping[str, State]) -> 
     table = rich.table.Table(title=f"{sweep.name}: {_count(Counter(state_of.values()))}", title_justify="left")
     for heading in ("job", "what", "seed", "state", "details"):
         table.add_column(heading, overflow="fold")
-    records = folder.records()
+    records, title_of = folder.records(), titles(sweep)
     for name, job in sweep.jobs.items():
         state = state_of[name]
         details = _details(job, folder, state, records.get(name), state_of)
-        table.add_row(
-            name, describe(job), seeds_of(job), rich.text.Text(state, style=_STYLES[state]), rich.text.Text(details)
-        )
+        what = rich.text.Text(title_of[name])  # brackets are no markup
+        table.add_row(name, what, seeds_of(job), rich.text.Text(state, style=_STYLES[state]), rich.text.Text(details))
     return table
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, create_model
 
 from elth_dist.errors import UserError
 from elth_dist.jobs.kinds.dynamic import DynamicJob
+from elth_dist.jobs.kinds.imp import PretrainJob
 from elth_dist.jobs.kinds.transfer import TransferJob
 from elth_dist.sweeps import plan as plans
 from elth_dist.sweeps.options import Needs
@@ -153,6 +154,51 @@ def test_another_seed_adds_its_own_jobs_alone(tmp_path: Path) -> None:
     assert set(groups.values()) == {2}, "each job has one like it but for the seed"
 
 
+def test_grid_is_every_combination(tmp_path: Path) -> None:
+    experiment = {**BASE["experiments"][0], "grid": {"train.lr": [0.1, 0.01], "method.rewind": [0, "1ep"]}}
+    sweep = planned(tmp_path, experiments=[experiment])
+    found = {
+        (job.config.train.lr, str(job.job.options.rewind))
+        for job in sweep.jobs.values()
+        if isinstance(job.job.options, PretrainJob)
+    }
+    assert found == {(0.1, "0"), (0.1, "1ep"), (0.01, "0"), (0.01, "1ep")}
+    assert kinds(sweep) == {"pretrain": 4, "level": 12, "mask": 8}
+
+
+def test_grid_is_the_experiments_written_out(tmp_path: Path) -> None:
+    """A section as a value: learning rate and warm-up change together; overrides stay below the grid."""
+    own, base = BASE["experiments"][0], {"epochs": 5, "lr": 0.2, "milestones": ["4ep"]}
+    recipes = [{}, {"lr": 0.01}, {"lr": 0.03, "warmup": "2ep"}]
+    grid = {"train": recipes, "train.momentum": [0.9, 0.5]}
+    together = planned(tmp_path, experiments=[{**own, "overrides": {"train": base}, "grid": grid}])
+    apart = planned(
+        tmp_path,
+        experiments=[
+            {**own, "overrides": {"train": {**base, **recipe, "momentum": momentum}}}
+            for recipe in recipes
+            for momentum in (0.9, 0.5)
+        ],
+    )
+    assert list(together.jobs) == list(apart.jobs)
+    assert len(together.jobs) == 6 * len(planned(tmp_path).jobs)
+
+
+def test_grid_of_transfers_takes_the_place_of_the_targets(tmp_path: Path) -> None:
+    transfers = [[{"to": "resnet20_cifar"}], [{"to": "resnet26_cifar"}]]
+    experiment = {**BASE["experiments"][0], "targets": ["resnet8_cifar"], "grid": {"method.transfers": transfers}}
+    sweep = planned(tmp_path, experiments=[experiment])
+    assert kinds(sweep)["transfer"] == 2
+    assert not any(job.job.options.arch == "resnet8_cifar" for job in sweep.jobs.values())
+
+
+def test_command_line_overrides_the_grid(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    experiment = {**BASE["experiments"][0], "grid": {"train.lr": [0.1, 0.01]}}
+    path.write_text(yaml.safe_dump({**BASE, "experiments": [experiment]}))
+    assert {job.config.train.lr for job in plan_sweep(path, {"train": {"lr": 0.5}}).jobs.values()} == {0.5}
+
+
 def test_names_do_not_depend_on_place_cluster_or_order(tmp_path: Path) -> None:
     experiments = [
         {"sources": ["resnet14_cifar"], "methods": [{"levels": 1}]},
@@ -214,6 +260,19 @@ def test_job_is_found_again_from_its_written_configuration(tmp_path: Path) -> No
             "overrides.method: set `methods` in the sweep file",
         ),
         ({"overrides": {"model": {"arch": "vgg16"}}}, "overrides.model.arch: set `sources` in the sweep file instead"),
+        (
+            {"experiments": [{"sources": ["vgg16"], "grid": {"train.lr": []}}]},
+            "experiments.0.grid.train.lr: Tuple should have at least 1 item",
+        ),
+        ({"experiments": [{"sources": ["vgg16"], "grid": {"train.lr": [0.1, 0.1]}}]}, "grid.train.lr: has 0.1 twice"),
+        (
+            {"experiments": [{"sources": ["vgg16"], "grid": {"model.arch": ["vgg13"]}}]},
+            "grid.model.arch: set `sources` in the sweep file instead",
+        ),
+        (
+            {"experiments": [{"sources": ["resnet14_cifar"], "grid": {"train.lrr": [0.1]}}]},
+            "experiments.0: train.lrr: no such option",
+        ),
         ({"needs": {"time": "a day"}}, "needs.time: 'a day' is not a time"),
         ({"needs": {"time": 2, "notice": 120}}, "notice 120 s leaves no time to work: the limit, time, is 120 s"),
     ],

@@ -1,9 +1,12 @@
 """Costs before the first step: samples of each job, sparse FLOPs, and what sharing saves."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from elth_dist.sweeps.plan import plan_sweep
-from elth_dist.sweeps.predict import Predictor
+from elth_dist.sweeps.predict import Cost, Predictor
 from tests.helpers.ranks import REPOSITORY
 
 PATH = REPOSITORY / "configs/sweeps/imagenet_table1.yaml"
@@ -35,3 +38,22 @@ def test_nothing_is_made_up_where_nothing_is_known() -> None:
     sweep = plan_sweep(PATH)
     assert Predictor(sweep, {}, {}).cost(sweep.finals[0]).gpu_hours is None
     assert Predictor(sweep, {}, {}).alone().gpu_hours is None
+
+
+def test_what_trains_nothing_costs_nothing(tmp_path: Path) -> None:
+    """The initialisation as theta_r, lines and distances: the sum is known."""
+    path = tmp_path / "tiny.yaml"
+    method = {"levels": 1, "rewind": 0, "controls": [], "stability": {"consecutive": True}}
+    experiments = [{"sources": ["resnet14_cifar"], "methods": [method]}]
+    recipe = str(REPOSITORY / "configs/quickstart.yaml")
+    path.write_text(yaml.safe_dump({"recipe": recipe, "experiments": experiments}))
+    sweep = plan_sweep(path)
+    predictor = Predictor(sweep, {}, {"resnet14_cifar": 1000.0})
+    costs = {job.label: predictor.cost(name) for name, job in sweep.jobs.items()}
+    for free in ("pretrain", "mask-01", "line-level-00-level-01", "distance-levels"):
+        assert costs[free] == Cost(0.0, 0.0)
+    assert costs["level-00"].gpu_hours == pytest.approx(6 * (1442 // 64) * 64 / 1000 / 3600)
+    whole = Cost.total(costs.values())
+    assert whole.flops == pytest.approx(
+        costs["level-00"].flops + costs["level-01"].flops + costs["level-01-order-1"].flops
+    )

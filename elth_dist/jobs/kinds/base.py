@@ -25,8 +25,6 @@ class JobKind(Options):
     inputs: ClassVar[Mapping[str, str]] = {}
     #: Input roles that are only compared with: their cost is not part of this job's history.
     looked_at: ClassVar[tuple[str, ...]] = ()
-    #: Whether it trains a network.
-    trains: ClassVar[bool] = False
 
     @property
     def network_setting(self) -> Setting | None:

@@ -19,7 +19,6 @@ class DenseJob(NetworkJob):
 
     name: ClassVar[str] = "dense"
     folder: ClassVar[str] = "train"
-    trains: ClassVar[bool] = True
 
     data_order: str
 

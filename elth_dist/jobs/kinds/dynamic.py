@@ -25,7 +25,6 @@ class DynamicJob(NetworkJob):
 
     name: ClassVar[str] = "dynamic"
     folder: ClassVar[str] = "train"
-    trains: ClassVar[bool] = True
     inputs: ClassVar[Mapping[str, str]] = {"like": "the ticket whose density is reached"}
     looked_at: ClassVar[tuple[str, ...]] = ("like",)
 

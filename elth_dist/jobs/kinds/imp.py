@@ -27,7 +27,6 @@ class PretrainJob(NetworkJob):
 
     name: ClassVar[str] = "pretrain"
     folder: ClassVar[str] = "pretrain"
-    trains: ClassVar[bool] = True
 
     rewind: Step
 
@@ -77,7 +76,6 @@ class LevelJob(NetworkJob):
 
     name: ClassVar[str] = "level"
     folder: ClassVar[str] = "level"
-    trains: ClassVar[bool] = True
     inputs: ClassVar[Mapping[str, str]] = {
         "ticket": "of the level",
         "previous": "of the level before, for the overlap",

@@ -23,7 +23,6 @@ class TrainJob(NetworkJob):
 
     name: ClassVar[str] = "train"
     folder: ClassVar[str] = "train"
-    trains: ClassVar[bool] = True
     inputs: ClassVar[Mapping[str, str]] = {"ticket": "what is trained, or what the control is made of"}
 
     data_order: str

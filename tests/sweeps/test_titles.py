@@ -1,0 +1,83 @@
+"""What a plan and a status table call the jobs: different jobs differently, and by what differs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from elth_dist.sweeps.plan import Sweep, plan_sweep
+from elth_dist.sweeps.titles import titles
+from tests.helpers.ranks import REPOSITORY
+
+SWEEPS = REPOSITORY / "configs/sweeps"
+
+
+def planned(folder: Path, experiments: Sequence[dict[str, Any]], **sections: Any) -> Sweep:
+    path = folder / "tiny.yaml"
+    recipe = str(REPOSITORY / "configs/quickstart.yaml")
+    path.write_text(yaml.safe_dump({"recipe": recipe, "experiments": list(experiments), **sections}))
+    return plan_sweep(path)
+
+
+def of_label(sweep: Sweep, label: str) -> list[str]:
+    told = titles(sweep)
+    return [told[name] for name, job in sweep.jobs.items() if job.label == label]
+
+
+IMP = {"sources": ["resnet14_cifar"], "methods": [{"levels": 1, "controls": []}]}
+
+
+def test_jobs_of_one_recipe_keep_their_plain_titles(tmp_path: Path) -> None:
+    assert of_label(planned(tmp_path, [IMP]), "level-01") == ["level-01 (resnet14_cifar)"]
+
+
+def test_an_option_of_the_training_is_told(tmp_path: Path) -> None:
+    sweep = planned(tmp_path, [{**IMP, "grid": {"train.lr": [0.1, 0.01]}}])
+    expected = [f"level-01 (resnet14_cifar) [train.lr {lr}]" for lr in (0.1, 0.01)]
+    assert of_label(sweep, "level-01") == expected
+
+
+def test_an_option_of_a_job_before_is_told(tmp_path: Path) -> None:
+    """A level has no rewind step: the training to theta_r has."""
+    sweep = planned(tmp_path, [{**IMP, "grid": {"method.rewind": [0, "1ep"]}}])
+    expected = [f"level-01 (resnet14_cifar) [rewind {step}]" for step in ("0", "1ep")]
+    assert of_label(sweep, "level-01") == expected
+
+
+def test_a_transferred_ticket_tells_its_source(tmp_path: Path) -> None:
+    nets = ["resnet14_cifar", "resnet20_cifar", "resnet26_cifar"]
+    experiment = {"sources": nets[:2], "targets": [nets[2]], "methods": [{"levels": 1, "controls": []}]}
+    expected = [f"train-{nets[2]} [model.arch {nets[2]} <- {source}]" for source in nets[:2]]
+    assert of_label(planned(tmp_path, [experiment]), f"train-{nets[2]}") == expected
+
+
+def test_numbered_names_give_way_to_what_differs(tmp_path: Path) -> None:
+    experiment = {**IMP, "targets": ["resnet26_cifar"], "transfers": [{}, {"order": "append"}, {"units": [1]}]}
+    told = titles(planned(tmp_path, [experiment]))
+    assert sorted(title for title in told.values() if title.startswith("train-")) == [
+        "train-resnet26_cifar [transfer.order append, transfer.units null]",
+        "train-resnet26_cifar [transfer.order interpolate, transfer.units [1]]",
+        "train-resnet26_cifar [transfer.order interpolate, transfer.units null]",
+    ]
+
+
+def test_levels_are_not_taken_for_numbers(tmp_path: Path) -> None:
+    told = titles(planned(tmp_path, [{**IMP, "methods": [{"levels": 11, "controls": []}]}]))
+    assert {"level-10 (resnet14_cifar)", "level-11 (resnet14_cifar)"} <= set(told.values())
+
+
+def test_seeds_have_no_titles_of_their_own(tmp_path: Path) -> None:
+    sweep = planned(tmp_path, [{**IMP, "data_seeds": [0, 1]}], seeds=[0, 1])
+    assert set(of_label(sweep, "level-01")) == {"level-01 (resnet14_cifar)"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sorted(SWEEPS.rglob("*.yaml")) if "vgg" not in path.stem], ids=lambda path: path.stem
+)
+def test_no_two_different_jobs_of_a_shipped_sweep_are_called_the_same(path: Path) -> None:
+    sweep = plan_sweep(path)
+    told = titles(sweep)
+    groups = {job.group for job in sweep.jobs.values()}
+    assert len(set(told.values())) == len(groups)
