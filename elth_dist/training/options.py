@@ -86,6 +86,12 @@ class TrainOptions(Options):
         json_schema_extra=NO_EFFECT,
     )
 
+    bn: Literal["running", "reestimated"] = Field(
+        default="running",
+        description="which accuracy counts in reports: with the running BatchNorm statistics, or with re-estimated ones",
+        json_schema_extra=NO_EFFECT,
+    )
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         self.optimizer.check(self)

@@ -102,6 +102,14 @@ class JobKind(Options):
         """Name the ticket that the job writes, for the report's row of the job that trains it."""
         return "ticket"
 
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        """Return the method of what the job trained, by which figures choose its colour: `imp`, `snip`, ..."""
+        return self.name
+
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        """Return the method of the ticket that the job writes."""
+        return self.name
+
 
 class NetworkJob(JobKind):
     """Runs a network on data."""

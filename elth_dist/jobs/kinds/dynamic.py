@@ -105,3 +105,6 @@ class DynamicJob(NetworkJob):
 
     def title(self, job: "Job", rows: "Rows") -> str:
         return self.update.title
+
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        return self.update.name

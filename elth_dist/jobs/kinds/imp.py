@@ -102,6 +102,9 @@ class LevelJob(NetworkJob):
     def title(self, job: "Job", rows: "Rows") -> str:
         return "IMP"
 
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        return "imp"
+
 
 @job_kinds.add
 class MaskJob(JobKind):
@@ -139,3 +142,6 @@ class MaskJob(JobKind):
         before = inputs["ticket"]
         left = 1 - self.prune_fraction
         return forecast.ticket_like(before, {name: left * before.density(name) for name in forecast.names(before.arch)})
+
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        return "imp"

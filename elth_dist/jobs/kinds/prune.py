@@ -116,6 +116,9 @@ class PruneJob(NetworkJob):
             return title
         return f"{title} ({rows.ticket_title(job.inputs['ticket'])})"
 
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        return f"{self.criterion.name}_copies" if self.copies else self.criterion.name
+
 
 def prune_by_criterion(
     criterion: AnyCriterion,

@@ -73,3 +73,8 @@ class TrainJob(NetworkJob):
     def title(self, job: "Job", rows: "Rows") -> str:
         ticket = rows.ticket_title(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"
         return ticket if self.alteration is None else f"{self.alteration.label} ({ticket})"
+
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        if self.alteration is not None:
+            return self.alteration.name
+        return rows.ticket_method(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"
