@@ -66,8 +66,8 @@ class Rows:
         """
         if name not in self._options:
             job = self.jobs[name]
-            changed = dict(_flat(job.options.identity()))
-            every = dict(_flat(job.options.model_dump(mode="json")))
+            changed = dict(flat(job.options.identity()))
+            every = dict(flat(job.options.model_dump(mode="json")))
             for role, other in job.inputs.items():
                 prefix = "like." if role in job.options.looked_at else ""
                 for mine, theirs in zip((changed, every), self.options(other), strict=True):
@@ -75,7 +75,7 @@ class Rows:
                         if not prefix or not option.startswith(("setting.", "like.")):
                             mine.setdefault(prefix + option, value)
             # what the job leaves at its default is not overridden by a job that it needs
-            own = dict(_flat(job.options.model_dump(mode="json")))
+            own = dict(flat(job.options.model_dump(mode="json")))
             changed = {option: value for option, value in changed.items() if own.get(option, value) == value}
             self._options[name] = changed, every
         return self._options[name]
@@ -223,14 +223,14 @@ def _distance(rows: Rows, name: str, run: str, records: Mapping[str, Record]) ->
     return Distance(run, name, names, one, other, found["l2"], found["angle"], found["kept"], found["layers"])
 
 
-def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def flat(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Yield dotted names and values, as text, of nested options."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from _flat(value, f"{name}.{key}" if name else str(key))
+            yield from flat(value, f"{name}.{key}" if name else str(key))
     elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
         for index, value in enumerate(tree):
-            yield from _flat(value, f"{name}.{index}")
+            yield from flat(value, f"{name}.{index}")
     else:
         yield name, _text(tree)
 

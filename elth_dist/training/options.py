@@ -88,7 +88,7 @@ class TrainOptions(Options):
 
     bn: Literal["running", "reestimated"] = Field(
         default="running",
-        description="which accuracy counts in reports: with the running BatchNorm statistics, or with re-estimated ones",
+        description="which accuracy counts in reports: with the running BatchNorm statistics or with re-estimated ones",
         json_schema_extra=NO_EFFECT,
     )
 

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -43,6 +43,10 @@ class Drawing:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{self.name}.png", self.png())
         write_atomically(folder / f"{self.name}.svg", self.svg())
+
+    def renamed(self, name: str) -> "Drawing":
+        """The same figure with another name of its files."""
+        return replace(self, name=name)
 
     def _bytes(self, form: str, metadata: Mapping[str, str | None]) -> bytes:
         buffer = io.BytesIO()
@@ -145,10 +149,8 @@ def panels(
             frameon=False,
         )
     if cut:
-        caption += (
-            f" Cut off: {cut} {'point' if cut == 1 else 'points'} that diverged or guess, as a triangle and a number at "
-            "the lower edge."
-        )
+        what = "point that diverged or guesses" if cut == 1 else "points that diverged or guess"
+        caption += f" Cut off: {cut} {what}, as triangles with numbers at the lower edge."
     return Drawing(name, title, figure, caption.strip())
 
 
