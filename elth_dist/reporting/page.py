@@ -51,7 +51,9 @@ def sections_of(results: Results, papers: Sequence[PaperFigure], *, weights: boo
     """
     records = results.records
     found = [
-        Section("Results", tables=[results_table(records)], drawings=[accuracy_over_density(records)]),
+        Section(
+            "Results", tables=[results_table(records, title="All networks")], drawings=[accuracy_over_density(records)]
+        ),
         Section("Cost", drawings=[accuracy_over_flops(records)]),
     ]
     of_levels = [mask_overlap(records), layer_densities(records)]

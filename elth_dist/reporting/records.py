@@ -271,7 +271,7 @@ def experiments(records: Iterable[Record]) -> list[Experiment]:
     firsts = [group[0] for group in members]
     alike: dict[Any, list[Record]] = {}
     for first in firsts:
-        alike.setdefault((first.what, first.arch, first.level, first.dataset), []).append(first)
+        alike.setdefault((first.what, first.arch, first.dataset), []).append(first)
     told = {first.group: more for same in alike.values() for first, more in zip(same, differences(same), strict=True)}
     return [Experiment(labelled(group[0].what, told[group[0].group]), told[group[0].group], group) for group in members]
 

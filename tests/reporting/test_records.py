@@ -79,7 +79,8 @@ def test_no_two_rows_look_alike(results: Results) -> None:
     assert len(set(labels)) == len(labels) == len(results.records)
     assert ("ETT <- resnet20_cifar, order append", "resnet32_cifar", 2) in labels
     assert ("ETT <- resnet20_cifar, order interpolate", "resnet32_cifar", 2) in labels, "a default is said too"
-    assert ("ETT <- resnet20_cifar", "resnet32_cifar", 1) in labels, "alone at its level"
+    assert ("ETT <- resnet20_cifar, order interpolate", "resnet32_cifar", 1) in labels
+    assert ("ETT <- resnet20_cifar", "resnet14_cifar", 2) in labels, "the only one on its network"
     assert ("RigL, delta_t 4", "resnet20_cifar", 2) in labels
     assert ("RigL, delta_t 8", "resnet20_cifar", 2) in labels
 

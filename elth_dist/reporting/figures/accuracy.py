@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from elth_dist.reporting.figures.drawing import DENSITY, Curve, Drawing, Point, Scale, panels
-from elth_dist.reporting.records import Experiment, Record, differences, experiments, labelled
+from elth_dist.reporting.records import Experiment, Record, experiments
 
 
 def curves_of(
@@ -16,14 +16,9 @@ def curves_of(
         x: where an experiment lies; those without are left out.
     """
     found = experiments(record for record in records if record.density > 0)
-    alike: dict[str, list[Experiment]] = {}
-    for experiment in found:
-        alike.setdefault(experiment.first.what, []).append(experiment)
     groups: dict[tuple[str, str], list[Experiment]] = {}
-    for what, members in alike.items():
-        told = differences([experiment.first for experiment in members])
-        for experiment, more in zip(members, told, strict=True):
-            groups.setdefault((experiment.first.method, labelled(what, more)), []).append(experiment)
+    for experiment in found:
+        groups.setdefault((experiment.first.method, experiment.label), []).append(experiment)
     return [
         Curve(label, method, _points(members, x), joined=len(members) > 1)
         for (method, label), members in groups.items()

@@ -149,10 +149,10 @@ def magnitudes(measured: Mapping[str, Sequence[Magnitudes]]) -> Drawing | None:
         return None
     figure = new_figure(6.2 * len(measured) + 0.6, 3.8)
     grid = figure.subplots(1, len(measured), squeeze=False)
+    last = max(1, *(level.level for levels in measured.values() for level in levels))
     for axes, (title, levels) in zip(grid[0], measured.items(), strict=True):
-        last = max(1, len(levels) - 1)
-        for place, level in enumerate(levels):
-            colour = matplotlib.colormaps["viridis"](0.92 * place / last)
+        for level in levels:
+            colour = matplotlib.colormaps["viridis"](0.92 * level.level / last)
             axes.stairs(level.counts, level.edges, color=colour, label=str(level.level), linewidth=1.2)
             if level.threshold is not None:
                 axes.axvline(level.threshold, color=colour, linestyle=":", linewidth=1.2)
@@ -163,8 +163,16 @@ def magnitudes(measured: Mapping[str, Sequence[Magnitudes]]) -> Drawing | None:
         axes.set_title(title, fontsize="small")
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize="small")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title="level", fontsize="small", frameon=False)
+    legends = [dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) for axes in grid[0]]
+    handles = {label: handle for known in sorted(legends, key=len) for label, handle in known.items()}
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside right center",
+        title="level",
+        fontsize="small",
+        frameon=False,
+    )
     figure.suptitle("Magnitudes of trained weights", fontsize="medium")
     caption = "Dotted: the threshold, the largest |w| that the pruning after this level took."
     return Drawing("magnitudes", "Magnitudes of trained weights and pruning thresholds", figure, caption)
