@@ -94,6 +94,12 @@ class DataOptions(Options):
         description="CPU threads per rank for decoding; null: this host's cores divided by its ranks, at most 16",
         json_schema_extra=NO_EFFECT,
     )
+    cache: Path | None = Field(
+        default=None,
+        description="folder that keeps the decoded images of the resident loader, so that a later job need not decode "
+        "them; null: decoded/ in the run directory, or in a sweep's",
+        json_schema_extra=NO_EFFECT,
+    )
     prefetch: Annotated[int, Field(ge=1, le=64)] = Field(
         default=2, description="batches that dali prepares in advance", json_schema_extra=NO_EFFECT
     )

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from elth_dist.data import sampling
-from elth_dist.data.catalog import Catalog, Split
+from elth_dist.data.catalog import Split
 from elth_dist.data.options import DataOptions
 from elth_dist.data.protocol import Batch, Dataset, TrainLoader, ValLoader, to_device
 from elth_dist.data.sampling import TrainPlan, ValPlan
@@ -30,7 +30,9 @@ class Images:
     labels: Tensor  # [N] int64
 
     def to(self, device: torch.device) -> "Images":
-        """Copy the images to `device`."""
+        """Copy the images to `device`, unless they are there."""
+        if self.pixels.device == self.labels.device == device:
+            return self
         return Images(self.pixels.to(device), self.labels.to(device))
 
     @cached_property
@@ -72,31 +74,6 @@ def decode(split: Split, *, resize: int, image_size: int, threads: int, rank: in
         for index, image in zip(mine, pool.map(one, mine), strict=True):
             pixels[index] = image
     return Images(torch.from_numpy(pixels), torch.from_numpy(split.labels.copy()))
-
-
-def decode_together(catalog: Catalog, options: DataOptions, ranks: Ranks) -> tuple[Images, Images]:
-    """Load training and validation images to every rank's device; each rank decodes a share. Collective.
-
-    Raises:
-        UserError: on every rank; names an image that does not decode.
-    """
-    assert options.threads is not None
-    with ranks.together():
-        splits = [
-            decode(
-                split,
-                resize=options.resize,
-                image_size=options.image_size,
-                threads=options.threads,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-            )
-            for split in (catalog.train, catalog.val)
-        ]
-    train, val = (images.to(ranks.device) for images in splits)
-    for images in (train, val):
-        ranks.sum_(images.pixels)
-    return train, val
 
 
 class Normaliser:

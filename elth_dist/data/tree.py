@@ -58,7 +58,8 @@ def open_tree(options: DataOptions, root: Path, ranks: "Ranks", dtype: "torch.dt
     """
     catalog = _scan_for_all(root, ranks)
     if options.loader == "resident":
-        from elth_dist.data.resident import ResidentData, decode_together
+        from elth_dist.data.decoded import decode_together
+        from elth_dist.data.resident import ResidentData
 
         train, val = decode_together(catalog, options, ranks)
         return ResidentData(options, ranks, dtype, train, val, num_classes=len(catalog.classes))

@@ -1,21 +1,76 @@
-"""BatchNorm over many ranks: per-rank statistics, averaged before evaluation, or synchronised at every step."""
+"""BatchNorm over many ranks: statistics averaged before evaluation, re-estimated, or synchronised at every step."""
 
-from torch import nn
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
 
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
 
 
+def has_batchnorm(model: nn.Module) -> bool:
+    """Tell whether a network has BatchNorm with running statistics."""
+    return bool(_with_statistics(model))
+
+
 def average_batchnorm(model: nn.Module, ranks: Ranks) -> None:
     """Replace running statistics by their mean over ranks."""
-    statistics = [
-        tensor
+    ranks.average_([tensor for module in _with_statistics(model) for tensor in _statistics(module)])
+
+
+@contextlib.contextmanager
+def reestimated_batchnorm(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], images: Iterable[Tensor], ranks: Ranks
+) -> Iterator[None]:
+    """A context in which BatchNorm's statistics are those of `images`; the running ones come back at its end.
+
+    Each statistic is the mean over the batches and over ranks. Everything else computes in evaluation mode.
+    Collective.
+
+    Args:
+        model: all of its modules are left in evaluation mode.
+        forward: images to logits, through `model`.
+        images: batches [B, 3, H, W] of this rank, at least one, as many on every rank.
+        ranks: of the training.
+    """
+    modules = _with_statistics(model)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    momenta = [module.momentum for module in modules]
+    model.eval()
+    try:
+        for module in modules:
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+            module.train()
+        with torch.no_grad():
+            for batch in images:
+                forward(batch)
+        model.eval()
+        average_batchnorm(model, ranks)
+        yield
+    finally:
+        model.eval()
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(before[name])
+        for module, momentum in zip(modules, momenta, strict=True):
+            module.momentum = momentum
+
+
+def _with_statistics(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [
+        module
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for tensor in (module.running_mean, module.running_var)
-        if tensor is not None
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     ]
-    ranks.average_(statistics)
+
+
+def _statistics(module: nn.modules.batchnorm._BatchNorm) -> list[Tensor]:
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    return [module.running_mean, module.running_var]
 
 
 def synchronised(model: nn.Module, ranks: Ranks) -> nn.Module:

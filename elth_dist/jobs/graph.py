@@ -37,6 +37,9 @@ class Graph:
         """The jobs, in the order in which they were added."""
         return list(self._jobs.values())
 
+    def __getitem__(self, name: str) -> Job:
+        return self._jobs[name]
+
     def add(self, name: str, options: JobKind, **inputs: str) -> str:
         """Add a job, unless an equal job has this name. If a different job has it, the new name is `name-2`, ...
 

@@ -8,7 +8,7 @@ from typing import Any
 from elth_dist.jobs.costs import history_flops
 from elth_dist.jobs.graph import Job
 from elth_dist.reporting.metrics_file import read as read_rows
-from elth_dist.reporting.records import Distance, Line, Record, Results
+from elth_dist.reporting.records import Distances, Line, Record, Results
 from elth_dist.reporting.summary import print_summary, write_summary
 from elth_dist.runtime.job_folder import JobFolder
 from elth_dist.runtime.run_directory import RunDirectory
@@ -103,7 +103,7 @@ def read_results(done: Sequence[Done], *, run: str, notes: Sequence[str] = ()) -
         if title is not None and "top1" in rows.metrics(name):
             records[name] = _record(entry, rows, run, title)
     lines = tuple(_line(rows, name, run, records) for name in whole if "line" in rows.metrics(name))
-    distances = tuple(_distance(rows, name, run, records) for name in whole if "distance" in rows.metrics(name))
+    distances = tuple(_distances(rows, name, run, records) for name in whole if "distance" in rows.metrics(name))
     return Results(run, tuple(records.values()), lines, distances, tuple(notes))
 
 
@@ -138,6 +138,7 @@ def _record(entry: Done, rows: Rows, run: str, title: str) -> Record:
         defaults=defaults,
         seed=setting.seed,
         data_seed=setting.data_seed,
+        data_order=int(options.get("order", 0)),
         dataset=setting.data.name,
         classes=_classes(entry.folder),
         density=metrics["density"],
@@ -156,7 +157,7 @@ def _record(entry: Done, rows: Rows, run: str, title: str) -> Record:
         reestimated_top1=metrics.get("reestimated_top1"),
         reestimated_top5=metrics.get("reestimated_top5"),
         reestimated_val_loss=metrics.get("reestimated_val_loss"),
-        reestimated_batches=metrics.get("reestimated_batches"),
+        reestimated_batches=setting.train.bn_batches if "reestimated_top1" in metrics else None,
         diverged=metrics.get("diverged", False),
         overlap=overlaps.pop("total", None),
         layer_overlaps=overlaps,
@@ -216,11 +217,11 @@ def _line(rows: Rows, name: str, run: str, records: Mapping[str, Record]) -> Lin
     )
 
 
-def _distance(rows: Rows, name: str, run: str, records: Mapping[str, Record]) -> Distance:
+def _distances(rows: Rows, name: str, run: str, records: Mapping[str, Record]) -> Distances:
     found, inputs = rows.metrics(name)["distance"], rows.jobs[name].inputs
-    names = inputs["one"], inputs["other"]
-    one, other = map(records.get, names)
-    return Distance(run, name, names, one, other, found["l2"], found["angle"], found["kept"], found["layers"])
+    names = tuple(inputs[f"network_{number}"] for number in range(len(inputs)))
+    networks = tuple(map(records.get, names))
+    return Distances(run, name, names, networks, tuple(found["labels"]), found["total"], found["layers"])
 
 
 def flat(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:

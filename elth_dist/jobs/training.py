@@ -44,17 +44,22 @@ def train(
     *,
     data_order: str,
     title: str,
+    order: int = 0,
     start: int = 0,
     until: Step | None = None,
     stretched: int = 1,
 ) -> Fitted:
-    """Run fit() for a job, with checkpoints in the job's folder."""
+    """Run fit() for a job, with checkpoints in the job's folder.
+
+    `order`: number of the data order, among those of the same ticket.
+    """
+    stream = [data_order] if order == 0 else [data_order, f"order {order}"]
     task = Task(
         name=job.name,
         title=title,
         model=model,
         update=update,
-        seed=derive_seed(setting.seed if setting.data_seed is None else setting.data_seed, "order", data_order),
+        seed=derive_seed(setting.seed if setting.data_seed is None else setting.data_seed, "order", *stream),
         start=start,
         until=until,
         stretched=stretched,
@@ -64,11 +69,19 @@ def train(
 
 
 def train_ticket(
-    job: JobContext, setting: Setting, ticket: Ticket, *, data_order: str, title: str, previous: Masks | None = None
+    job: JobContext,
+    setting: Setting,
+    ticket: Ticket,
+    *,
+    data_order: str,
+    title: str,
+    order: int = 0,
+    previous: Masks | None = None,
 ) -> Metrics:
     """Train a ticket from its rewind step to the end; write the ticket and the trained weights.
 
-    `previous`: masks of the previous level, to report the overlap.
+    `order`: number of the data order, among those of this ticket. `previous`: masks of the previous level, to report
+    the overlap.
     """
     fitted = train(
         job,
@@ -77,6 +90,7 @@ def train_ticket(
         StaticMask(ticket.masks),
         data_order=data_order,
         title=title,
+        order=order,
         start=ticket.meta.rewind_step,
     )
     if job.is_main:
@@ -144,7 +158,10 @@ def about_weights(job: JobContext, setting: Setting, fitted: Fitted, density: fl
 
 def training_metrics(fitted: Fitted) -> Metrics:
     """Collect a training's metrics for result.json."""
-    end = fitted.evaluation
+    end, again = fitted.evaluation, fitted.reestimated
+    both = {}
+    if again is not None:
+        both = {"reestimated_val_loss": again.loss, "reestimated_top1": again.top1, "reestimated_top5": again.top5}
     return {
         "val_loss": end.loss,
         "top1": end.top1,
@@ -156,6 +173,8 @@ def training_metrics(fitted: Fitted) -> Metrics:
         "dense_train_flops": fitted.dense_flops,
         "forward_flops": fitted.flops.forward,
         "dense_forward_flops": fitted.flops.dense_forward,
+        **both,
+        "diverged": fitted.diverged,
     }
 
 

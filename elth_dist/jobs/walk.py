@@ -55,7 +55,7 @@ def walk(
         Watchdog(engine.timeout_minutes, ranks.rank) as watchdog,
     ):
         dtype = image_dtype(setting.train.precision)
-        dataset = open_dataset(setting.data, ranks, default_root=directory.digits, dtype=dtype)
+        dataset = open_dataset(setting.data, ranks, default_root=directory.digits, dtype=dtype, cache=directory.decoded)
         plan.check_size(dataset.num_train, ranks.rank, ranks.world_size)
         ticket = plan.ticket if plan.method.trains_file else None
         if ticket is not None and ticket.num_classes != dataset.num_classes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elth_dist.reporting.figures.accuracy import accuracy_over_density, accuracy_over_flops
-from elth_dist.reporting.figures.connectivity import barrier_table, distance_matrices, error_on_lines
+from elth_dist.reporting.figures.connectivity import barrier_table, distance_matrices, distance_table, error_on_lines
 from elth_dist.reporting.figures.drawing import Drawing
 from elth_dist.reporting.figures.levels import chains, layer_densities, magnitudes, mask_overlap, read_magnitudes
 from elth_dist.reporting.papers import PaperFigure
@@ -67,7 +67,13 @@ def sections_of(results: Results, papers: Sequence[PaperFigure], *, weights: boo
     if on_lines is not None:
         found.append(Section("Linear mode connectivity", tables=[barrier_table(results.lines)], drawings=[on_lines]))
     if results.distances:
-        found.append(Section("Distances", drawings=distance_matrices(results.distances)))
+        found.append(
+            Section(
+                "Distances",
+                tables=[distance_table(results.distances)],
+                drawings=distance_matrices(results.distances),
+            )
+        )
     for paper in papers:
         figure = paper.draw(results)
         title, text = f"{paper.name}", f"{paper.paper}: {paper.where}. {paper.shows}"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 BatchNorm = Literal["running", "reestimated"]
 
 #: Options with a column of their own, and options that only say which repetition it is.
-_IN_COLUMNS = ("level", "density", "data_order", "setting.seed", "setting.data_seed", "setting.train.bn")
+_IN_COLUMNS = ("level", "density", "data_order", "order", "setting.seed", "setting.data_seed", "setting.train.bn")
 #: Sections that a reader needs no name of.
 _SECTIONS = ("setting.", "transfer.", "update.", "criterion.", "control.")
 
@@ -30,7 +30,7 @@ class Record:
     job: str
     identity: str
     group: str
-    """Equal for jobs that differ in seeds alone."""
+    """Equal for jobs that differ in seeds or data orders alone."""
     kind: str
     """The kind of job."""
     method: str
@@ -54,6 +54,8 @@ class Record:
     """The value of every option."""
     seed: int
     data_seed: int | None
+    data_order: int
+    """Number of the data order, among those of the same ticket; 0: the usual one."""
     dataset: str
     classes: int | None
     """Of the dataset; None: unknown."""
@@ -137,8 +139,9 @@ class Record:
 
     @property
     def seeds(self) -> str:
-        """Seed, and seed of the data order if that is another."""
-        return f"{self.seed}" if self.data_seed is None else f"{self.seed}/{self.data_seed}"
+        """Seed, seed of the data order if that is another, and number of the data order if it is not the usual one."""
+        seeds = f"{self.seed}" if self.data_seed is None else f"{self.seed}/{self.data_seed}"
+        return f"{seeds}#{self.data_order}" if self.data_order else seeds
 
     def option(self, name: str) -> str | None:
         """The value of an option, also of one at its default; None: neither the job nor those it needs have it."""
@@ -178,20 +181,20 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Distance:
-    """Distance between the weights of two networks, over the weights that both keep."""
+class Distances:
+    """Distances between the weights of several networks, each with each, over the weights that both keep.
+
+    Matrices by measure: `l2`, `angle` (degrees), `cosine`; row i has the i + 1 distances to the networks 0 to i.
+    """
 
     run: str
     job: str
-    ends: tuple[str, str]
-    """Names of the two jobs."""
-    one: Record | None
-    other: Record | None
-    l2: float
-    angle: float
-    """Degrees."""
-    kept: int
-    layers: Mapping[str, Mapping[str, float]]
+    ends: tuple[str, ...]
+    """Names of the jobs."""
+    networks: tuple[Record | None, ...]
+    labels: tuple[str, ...]
+    total: Mapping[str, Sequence[Sequence[float]]]
+    layers: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,7 @@ class Results:
     title: str
     records: tuple[Record, ...]
     lines: tuple[Line, ...] = ()
-    distances: tuple[Distance, ...] = ()
+    distances: tuple[Distances, ...] = ()
     notes: tuple[str, ...] = ()
     """What could not be read, and why."""
 
@@ -305,7 +308,7 @@ def _in_a_column(option: str) -> bool:
 #: The columns of records.csv.
 COLUMNS = (
     "run", "job", "identity", "kind", "method", "what", "distinguishing", "arch", "level", "source", "source_level",
-    "order", "squeeze", "units", "plan", "options", "seed", "data_seed", "dataset", "density", "bn", "top1", "top5",
+    "order", "squeeze", "units", "plan", "options", "seed", "data_seed", "data_order", "dataset", "density", "bn", "top1", "top5",
     "val_loss", "reestimated_top1", "reestimated_top5", "reestimated_val_loss", "reestimated_batches", "diverged",
     "flags", "train_flops", "history_flops", "forward_flops", "dense_train_flops", "dense_forward_flops",
     "relative_train", "relative_history", "relative_forward", "start_step", "end_step", "overlap",
@@ -332,8 +335,9 @@ def to_csv(records: Sequence[Record]) -> str:
 def to_json(results: Results) -> str:
     """All records, lines and distances."""
 
-    def pair(found: Line | Distance) -> dict[str, Any]:
-        return {entry.name: getattr(found, entry.name) for entry in fields(found) if entry.name not in ("one", "other")}
+    def pair(found: Line | Distances) -> dict[str, Any]:
+        ends = ("one", "other", "networks")
+        return {entry.name: getattr(found, entry.name) for entry in fields(found) if entry.name not in ends}
 
     whole = {
         "records": [record.to_json() for record in results.records],

@@ -100,6 +100,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file to fill, renamed to `path` when the block ends: `path` appears whole or stays as it was.
+
+    The parent must exist.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(descriptor)
+    scratch = Path(name)
+    try:
+        yield scratch
+        scratch.chmod(0o644)
+        sync(scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file's content."""
     with path.open("rb") as file:

@@ -9,7 +9,7 @@ from elth_dist.options import Options
 
 
 class RunOptions(Options):
-    """The run directory. Nothing is written outside it."""
+    """The run directory. Nothing is written outside it, but for decoded images where `data.cache` says so."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         default="run", description="name of the run; if not given, the configuration file's name without its ending"

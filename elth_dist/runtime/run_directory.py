@@ -6,6 +6,7 @@ metrics.jsonl       every scalar of every job
 report.md           the closing tables
 tensorboard/JOB/    event files
 digits/             the embedded digits as JPEG folders, if the run uses them
+decoded/            decoded images, if the resident loader serves a dataset of image files
 JOB/                result.json, ticket.safetensors, trained.safetensors, checkpoints/
 """
 
@@ -47,16 +48,16 @@ class PlannedJob(Protocol):
 class RunDirectory:
     """The folder `root`, below which a run writes everything. One run holds it at a time, from prepare() to close()."""
 
-    def __init__(self, root: Path, jobs: Path | None = None, digits: Path | None = None) -> None:
+    def __init__(self, root: Path, jobs: Path | None = None, data: Path | None = None) -> None:
         """Set the folders; writes nothing yet.
 
         Args:
             root: the folder of this run only.
             jobs: the folder that holds the jobs' folders; runs may share it. None: `root`.
-            digits: the folder for the embedded digits; runs may share it. None: in `root`.
+            data: the folder that holds digits/ and decoded/; runs may share it. None: `root`.
         """
         self.root = root
-        self._digits = root / "digits" if digits is None else digits
+        self._data = root if data is None else data
         self._jobs = root if jobs is None else jobs
         self._held = contextlib.ExitStack()
 
@@ -88,7 +89,12 @@ class RunDirectory:
     @property
     def digits(self) -> Path:
         """Where the embedded digits are written as JPEG folders."""
-        return self._digits
+        return self._data / "digits"
+
+    @property
+    def decoded(self) -> Path:
+        """Where the decoded images of a dataset are kept for later jobs."""
+        return self._data / "decoded"
 
     def tensorboard(self, job: str) -> Path:
         """The folder of a job's event files."""
@@ -96,7 +102,7 @@ class RunDirectory:
 
     def job(self, name: str) -> JobFolder:
         """The folder of a job."""
-        assert name not in ("tensorboard", "digits"), name
+        assert name not in ("tensorboard", "digits", "decoded"), name
         return JobFolder(self._jobs / name)
 
     def started(self) -> list[str]:

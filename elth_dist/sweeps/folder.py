@@ -8,6 +8,7 @@ submitted.json      where each job was sent, and how it ended if it failed
 results.md|csv|...  the closing table, its figure and records
 sweep.json          the sweep's name, and the papers' figures that its report draws
 digits/             the embedded digits as JPEG folders, if the sweep uses them
+decoded/            decoded images, if the resident loader serves a dataset of image files
 """
 
 import contextlib
@@ -84,7 +85,7 @@ class SweepFolder:
         """The run directory of one job."""
         from elth_dist.runtime.run_directory import RunDirectory
 
-        return RunDirectory(self.logs(name), self.jobs, self.digits)
+        return RunDirectory(self.logs(name), self.jobs, self.root)
 
     def job(self, name: str) -> "JobFolder":
         """The folder of a job's result."""

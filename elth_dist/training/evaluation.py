@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elth_dist.data.protocol import Dataset, ValLoader
+from elth_dist.engines.batchnorm import reestimated_batchnorm
 from elth_dist.engines.protocol import Engine
 from elth_dist.runtime.ranks import Ranks
 
@@ -67,6 +68,25 @@ def means(totals: Tensor) -> Evaluation:
 def validate(engine: Engine, loader: ValLoader, ranks: Ranks) -> Evaluation:
     """Average BatchNorm's statistics over ranks, then measure cross-entropy, top-1 and top-5. Collective."""
     engine.average_batchnorm()
+    return _validate(engine, loader, ranks)
+
+
+def validate_reestimated(engine: Engine, loader: ValLoader, images: Iterable[Tensor], ranks: Ranks) -> Evaluation:
+    """Measure as validate(), with BatchNorm's statistics re-estimated; the network stays as it is. Collective.
+
+    Running statistics lag behind weights whose masks changed late.
+
+    Args:
+        engine: holds the network.
+        loader: of the validation set.
+        images: training batches [B, 3, H, W] of this rank, from which the statistics are estimated.
+        ranks: of the training.
+    """
+    with reestimated_batchnorm(engine.model, engine.forward, images, ranks):
+        return _validate(engine, loader, ranks)
+
+
+def _validate(engine: Engine, loader: ValLoader, ranks: Ranks) -> Evaluation:
     engine.model.eval()
     own = outcome_sums(engine.forward, ((batch.images, batch.labels) for batch in loader), ranks.device)
     engine.model.train()

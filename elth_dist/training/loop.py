@@ -1,5 +1,6 @@
 """The one training loop. Every job that trains runs through fit()."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from elth_dist.accounting.layers import network
 from elth_dist.accounting.meter import Flops, FlopsMeter
+from elth_dist.engines.batchnorm import has_batchnorm
 from elth_dist.engines.create import create_engine
 from elth_dist.engines.numerics import Numerics
 from elth_dist.engines.options import EngineOptions
@@ -23,10 +25,15 @@ from elth_dist.sparsity.masks import prunable_weights
 from elth_dist.sparsity.updates.updater import Updater
 from elth_dist.training.clock import Clock
 from elth_dist.training.context import Context
-from elth_dist.training.evaluation import Evaluation, validate
+from elth_dist.training.evaluation import Evaluation, validate, validate_reestimated
 from elth_dist.training.meters import Meters
 from elth_dist.training.options import TrainOptions
 from elth_dist.training.schedule import learning_rate
+
+#: Top-1 that running and re-estimated statistics of BatchNorm may differ by without a warning.
+_NOTABLE = 0.01
+#: A validation loss, in losses of guessing, beyond which a training counts as diverged.
+_HOPELESS = 4.0
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,13 @@ class Fitted(NamedTuple):
 
     weights: dict[str, Tensor]  # whole fp32 state_dict on the CPU, BatchNorm statistics averaged over ranks
     evaluation: Evaluation  # at the last step
+    reestimated: Evaluation | None  # the same, with BatchNorm's statistics re-estimated; None before the schedule's end
     start: int
     end: int  # steps of the schedule between which it ran
     samples: int  # training samples that it saw
     flops: Flops  # of this training
     dense_flops: int  # of one dense training of the same network, from step 0 to the end (not stretched)
+    diverged: bool  # whether the network is far worse than guessing
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: a signal asked to stop
@@ -284,9 +293,42 @@ class _Training:
         self._prove_agreement()
         assert self._evaluation is not None, "a training ends with an evaluation"
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._engine.weights().items()}
+        reestimated = self._reestimate() if self.end == self.total else None
         samples = (self.end - self._task.start) * self._options.global_batch
         flops, dense = self._flops.read(self._update.masks), self._dense_flops
-        return Fitted(weights, self._evaluation, self._task.start, self.end, samples, flops, dense)
+        diverged = self._diverged(reestimated or self._evaluation)
+        return Fitted(
+            weights, self._evaluation, reestimated, self._task.start, self.end, samples, flops, dense, diverged
+        )
+
+    def _diverged(self, found: Evaluation) -> bool:
+        """Tell whether the validation loss is far above that of guessing; warn if it is."""
+        guessing = math.log(self._context.dataset.num_classes)
+        diverged = not found.loss <= _HOPELESS * guessing
+        if diverged:
+            self._context.reporter.warn(
+                f"{self._task.name}: training diverged: the validation loss is {found.loss:.4g}, that of guessing "
+                f"{guessing:.4g}; lower train.lr ({self._options.lr}) or lengthen train.warmup ({self._options.warmup})"
+            )
+        return diverged
+
+    def _reestimate(self) -> Evaluation:
+        """Measure with BatchNorm's statistics from the next batches of the training stream; warn if that matters."""
+        running, ranks = self._evaluation, self._context.ranks
+        assert running is not None
+        found = running
+        if has_batchnorm(self._engine.model):
+            batches = self._options.bn_batches * self._options.accumulate
+            images = (next(self._loader).images for _ in range(batches))
+            found = validate_reestimated(self._engine, self._validation, images, ranks)
+        values = {"val/loss_reestimated": found.loss, "val/top1_reestimated": found.top1}
+        self._context.reporter.scalars(self.step, self.step / self.per_epoch, values)
+        if abs(found.top1 - running.top1) > _NOTABLE:
+            self._context.reporter.warn(
+                f"{self._task.name}: top-1 is {running.top1:.2%} with BatchNorm's running statistics and "
+                f"{found.top1:.2%} with re-estimated ones; train.bn chooses which of them counts"
+            )
+        return found
 
     def _prove_agreement(self) -> None:
         self._context.ranks.require_equal(f"masks of {self._task.name}", self._update.masks.hashes())

@@ -64,6 +64,15 @@ class TrainOptions(Options):
         default=0.0, description="probability that a target spreads evenly over all classes; 0: none"
     )
     precision: Precision = Field(default="fp32", description="number format of forward and backward (torch.amp)")
+    bn: Literal["running", "reestimated"] = Field(
+        default="running",
+        description="BatchNorm statistics behind the accuracy in tables and figures: running: those of the training; "
+        "reestimated: measured again at its end. Both accuracies are stored",
+        json_schema_extra=NO_EFFECT,
+    )
+    bn_batches: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=16, description="global batches of training data that statistics are re-estimated from"
+    )
     sync_bn: bool = Field(
         default=False, description="compute BatchNorm statistics over all ranks' samples at every step"
     )
@@ -83,12 +92,6 @@ class TrainOptions(Options):
     checkpoint_every: Step = Field(
         default=Step.parse("1ep"),
         description="interval of checkpoints: 1ep (epochs), 500it (optimizer steps); 0: none",
-        json_schema_extra=NO_EFFECT,
-    )
-
-    bn: Literal["running", "reestimated"] = Field(
-        default="running",
-        description="which accuracy counts in reports: with the running BatchNorm statistics or with re-estimated ones",
         json_schema_extra=NO_EFFECT,
     )
 

@@ -23,3 +23,13 @@ def write_photos(root: Path) -> None:
             folder = root / split / ("cat", "dog")[number % 2]
             folder.mkdir(parents=True, exist_ok=True)
             smooth_image(width, height, number).save(folder / f"{'x' * number}{number}.jpg", quality=92)
+
+
+def write_small_photos(root: Path) -> Path:
+    """Six JPEGs of two classes, all different, below train/ and six below val/."""
+    for split, first in (("train", 0), ("val", 6)):
+        for number in range(first, first + 6):
+            folder = root / split / ("cat", "dog")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            smooth_image(20, 16, number).save(folder / f"{number}.jpg")
+    return root

@@ -71,7 +71,8 @@ class Digits(DataOptions):
                     write_digits(default_root, self.image_size)
                 except OSError as error:
                     raise UserError(f"run.dir: cannot write the digits to {folder}: {reason(error)}") from error
-        return open_tree(self, folder, ranks, dtype)
+        not_kept = self.model_copy(update={"cache": None})  # they are decoded in less than a second
+        return open_tree(not_kept, folder, ranks, dtype)
 
 
 def digits_folder(root: Path, size: int) -> Path:

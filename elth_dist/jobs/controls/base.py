@@ -48,8 +48,8 @@ class Control(Options):
     name: str = Field(description="the control")
 
     @abstractmethod
-    def plan(self, graph: Graph, place: Place) -> None:
-        """Add the control's jobs."""
+    def plan(self, graph: Graph, place: Place) -> str | None:
+        """Add the control's jobs; return the name of the one that trains a ticket, if there is one."""
 
     def plan_file(self, graph: Graph, setting: Setting, path: str | None, inputs: Mapping[str, str]) -> None:
         """Add the control's jobs for a ticket file, or, if `path` is None, for the ticket of `inputs["ticket"]`."""
@@ -71,8 +71,8 @@ class Alteration(Control):
             init: draws a fresh initialisation.
         """
 
-    def plan(self, graph: Graph, place: Place) -> None:
-        graph.add(f"{self.name}-{place.name}", train_job(place.setting, control=self), ticket=place.ticket)
+    def plan(self, graph: Graph, place: Place) -> str:
+        return graph.add(f"{self.name}-{place.name}", train_job(place.setting, control=self), ticket=place.ticket)
 
     def plan_file(self, graph: Graph, setting: Setting, path: str | None, inputs: Mapping[str, str]) -> None:
         graph.add("train", train_job(setting, control=self, path=path), **inputs)
@@ -87,20 +87,20 @@ def control_kinds() -> dict[str, type[Options]]:
 AnyControl = Annotated[Control | Criterion | MaskUpdate, OneOf("control", control_kinds)]
 
 
-def plan_control(graph: Graph, control: AnyControl, place: Place) -> None:
-    """Add the jobs of a control, after the jobs that they need."""
+def plan_control(graph: Graph, control: AnyControl, place: Place) -> str | None:
+    """Add the jobs of a control, after those they need; return the name of the one that trains a ticket, if any."""
     setting = place.setting
     if isinstance(control, Control):
-        control.plan(graph, place)
-    elif isinstance(control, MaskUpdate):
+        return control.plan(graph, place)
+    if isinstance(control, MaskUpdate):
         longer = "" if control.multiplier == 1 else f"-{control.multiplier}x"
         graph.add(f"{control.name}{longer}-{place.name}", dynamic_job(setting, control), like=place.ticket)
-    else:
-        theta_r = graph.add(place.theta_r, pretrain_job(setting, place.rewind))
-        options = PruneJob(setting=setting, criterion=control)
-        name = f"{control.name}-{place.name}"
-        mask = graph.add(f"mask-{name}", options, ticket=theta_r, like=place.ticket)
-        graph.add(name, train_job(setting), ticket=mask)
+        return None
+    theta_r = graph.add(place.theta_r, pretrain_job(setting, place.rewind))
+    options = PruneJob(setting=setting, criterion=control)
+    name = f"{control.name}-{place.name}"
+    mask = graph.add(f"mask-{name}", options, ticket=theta_r, like=place.ticket)
+    return graph.add(name, train_job(setting), ticket=mask)
 
 
 def is_of_copies(control: AnyControl) -> bool:

@@ -24,10 +24,10 @@ class SnipCopies(Control):
     name: Literal["snip_copies"] = "snip_copies"
     batches: Batches = Field(default=None, description="global batches that SNIP's gradient is averaged over; null: 1")
 
-    def plan(self, graph: Graph, place: Place) -> None:
+    def plan(self, graph: Graph, place: Place) -> str:
         name = f"{self.name}-{place.name}"
         mask = graph.add(f"mask-{name}", self._prune(place.setting), ticket=place.ticket, like=place.ticket)
-        graph.add(name, train_job(place.setting), ticket=mask)
+        return graph.add(name, train_job(place.setting), ticket=mask)
 
     def plan_file(self, graph: Graph, setting: Setting, path: str | None, inputs: Mapping[str, str]) -> None:
         likes = {"like": inputs["ticket"]} if inputs else {}

@@ -1,11 +1,11 @@
 """The three jobs of iterative magnitude pruning: train to theta_r, train a level, prune for the next level."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field
 
-from elth_dist.jobs.kinds.base import JobKind, NetworkJob
+from elth_dist.jobs.kinds.base import JobKind, NetworkJob, in_order
 from elth_dist.options import Step
 from elth_dist.registry import job_kinds
 
@@ -77,6 +77,7 @@ class LevelJob(NetworkJob):
 
     level: int
     data_order: str = Field(description="what seeds the data order, together with the run's seed")
+    order: int = Field(default=0, description="number of the data order, among those of the same ticket")
 
     @property
     def imp_level(self) -> int:
@@ -93,7 +94,15 @@ class LevelJob(NetworkJob):
         ticket = Ticket.load(job.inputs["ticket"].ticket)
         previous = Ticket.load(job.inputs["previous"].ticket).masks if self.level else None
         title = f"{ticket.arch} at level {self.level}, density {ticket.density:.2%}"
-        return train_ticket(job, self.setting, ticket, data_order=self.data_order, title=title, previous=previous)
+        return train_ticket(
+            job,
+            self.setting,
+            ticket,
+            data_order=self.data_order,
+            title=in_order(title, self.order),
+            order=self.order,
+            previous=previous,
+        )
 
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> "TicketForecast":
         forecast.train(name, self.setting, inputs["ticket"])
@@ -101,6 +110,9 @@ class LevelJob(NetworkJob):
 
     def title(self, job: "Job", rows: "Rows") -> str:
         return "IMP"
+
+    def in_usual_order(self) -> Self:
+        return self.model_copy(update={"order": 0})
 
     def method_name(self, job: "Job", rows: "Rows") -> str:
         return "imp"

@@ -1,11 +1,11 @@
 """train: a ticket, or a control made of one, to the end."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import Field
 
-from elth_dist.jobs.kinds.base import NetworkJob
+from elth_dist.jobs.kinds.base import NetworkJob, in_order
 from elth_dist.options import Options
 from elth_dist.registry import OneOf, controls, job_kinds
 
@@ -27,6 +27,7 @@ class TrainJob(NetworkJob):
     inputs: ClassVar[Mapping[str, str]] = {"ticket": "what is trained, or what the control is made of"}
 
     data_order: str
+    order: int = Field(default=0, description="number of the data order, among those of the same ticket")
     control: Annotated[Options, OneOf("control", lambda: controls)] | None = Field(
         default=None, description="how the ticket is changed first: a jobs.controls.Alteration; null: not at all"
     )
@@ -64,8 +65,8 @@ class TrainJob(NetworkJob):
             seed = derive_seed(setting.seed, self.alteration.name, ticket.hash)
             ticket = self.alteration.alter(ticket, seed, setting.model.init)
             what = f"{self.alteration.label} of {ticket.arch}"
-        title = f"{what}, density {ticket.density:.2%}"
-        return train_ticket(job, setting, ticket, data_order=self.data_order, title=title)
+        title = in_order(f"{what}, density {ticket.density:.2%}", self.order)
+        return train_ticket(job, setting, ticket, data_order=self.data_order, title=title, order=self.order)
 
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> None:
         forecast.train(name, self.setting, inputs["ticket"] if self.path is None else forecast.read(self.path))
@@ -73,6 +74,9 @@ class TrainJob(NetworkJob):
     def title(self, job: "Job", rows: "Rows") -> str:
         ticket = rows.ticket_title(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"
         return ticket if self.alteration is None else f"{self.alteration.label} ({ticket})"
+
+    def in_usual_order(self) -> Self:
+        return self.model_copy(update={"order": 0})
 
     def method_name(self, job: "Job", rows: "Rows") -> str:
         if self.alteration is not None:

@@ -1,7 +1,7 @@
 """imp: iterative magnitude pruning with rewinding, with transfers and controls of its tickets."""
 
 import itertools
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,17 +14,20 @@ from elth_dist.jobs.kinds.imp import LevelJob, MaskJob
 from elth_dist.jobs.kinds.transfer import TransferJob
 from elth_dist.jobs.methods.base import Method, Start
 from elth_dist.jobs.setting import Setting
-from elth_dist.options import Step
+from elth_dist.jobs.stability import TICKET, StabilityOptions, Trained
+from elth_dist.options import Options, Step
 from elth_dist.registry import methods
 from elth_dist.sparsity.updates import MaskUpdate
 from elth_dist.tickets.options import TransferOptions
 
+_Level = Annotated[int, Field(ge=0)]
+
 
 class TransferBranch(TransferOptions):
-    """A ticket of the run, transferred to another depth and trained there."""
+    """Tickets of the run, transferred to another depth and trained there."""
 
-    level: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="level whose ticket is transferred; null: the last"
+    level: _Level | tuple[_Level, ...] | None = Field(
+        default=None, description="level, or levels, of the tickets that are transferred; null: the last"
     )
     controls: tuple[AnyControl, ...] = Field(
         default=(), description="experiments on the target at the ticket's density: names, or names with options"
@@ -34,6 +37,21 @@ class TransferBranch(TransferOptions):
     def rules(self) -> TransferOptions:
         """Return the options of the transfer alone, without level and controls."""
         return TransferOptions(**{name: getattr(self, name) for name in TransferOptions.model_fields})
+
+    def levels(self, last: int) -> tuple[int, ...]:
+        """Return the levels of its tickets. `last`: of the run."""
+        if self.level is None:
+            return (last,)
+        return self.level if isinstance(self.level, tuple) else (self.level,)
+
+
+class LevelControls(Options):
+    """Controls at the densities of tickets before the last."""
+
+    levels: Annotated[tuple[_Level, ...], Field(min_length=1)] = Field(description="levels of these tickets")
+    controls: tuple[AnyControl, ...] = Field(
+        description="experiments at the density of each of these tickets: names, or names with options"
+    )
 
 
 @methods.add
@@ -57,19 +75,45 @@ class ImpMethod(Method):
     controls: tuple[AnyControl, ...] = Field(
         default=(), description="experiments at the last ticket's density: names, or names with options"
     )
+    controls_at: tuple[LevelControls, ...] = Field(
+        default=(), description="experiments at the densities of other levels' tickets"
+    )
+    stability: StabilityOptions | None = Field(
+        default=None, description="trainings of the same tickets in several data orders, compared; null: none"
+    )
 
     @model_validator(mode="after")
     def _nothing_was_copied(self) -> Self:
-        for number, control in enumerate(self.controls):
-            if is_of_copies(control):
-                raise ValueError(f"controls.{number}: {control.name} is for the controls of a transfer, which copies")
+        groups = {"": self.controls}
+        groups |= {f"_at.{number}.controls": group.controls for number, group in enumerate(self.controls_at)}
+        for place, controls in groups.items():
+            for number, control in enumerate(controls):
+                if is_of_copies(control):
+                    raise ValueError(
+                        f"controls{place}.{number}: {control.name} is for the controls of a transfer, which copies"
+                    )
         return self
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:
-        for number, branch in enumerate(self.transfers):
-            if branch.level is not None and branch.level > self.levels:
-                raise ValueError(f"transfers.{number}.level {branch.level}: the method has levels 0 to {self.levels}")
+        named = {f"transfers.{number}.level": branch.levels(0) for number, branch in enumerate(self.transfers)}
+        named |= {f"controls_at.{number}.levels": group.levels for number, group in enumerate(self.controls_at)}
+        if self.stability is not None:
+            named["stability.levels"] = self.stability.levels or ()
+        for option, levels in named.items():
+            for level in levels:
+                if level > self.levels:
+                    raise ValueError(f"{option} {level}: the method has levels 0 to {self.levels}")
+        return self
+
+    @model_validator(mode="after")
+    def _controls_in_orders_exist(self) -> Self:
+        groups = [self.controls]
+        groups += [group.controls for group in self.controls_at] + [branch.controls for branch in self.transfers]
+        known = {TICKET, *(control.name for controls in groups for control in controls)}
+        for name in () if self.stability is None else self.stability.of:
+            if name not in known:
+                raise ValueError(f"stability.of: {name!r} is none of {', '.join(sorted(known))}")
         return self
 
     def check_network(self, arch: str) -> None:
@@ -87,6 +131,7 @@ class ImpMethod(Method):
 
     def mask_updates(self) -> Iterator[tuple[str, MaskUpdate]]:
         places = {"method": self.controls}
+        places |= {f"method.controls_at.{number}": group.controls for number, group in enumerate(self.controls_at)}
         places |= {f"method.transfers.{number}": branch.controls for number, branch in enumerate(self.transfers)}
         for place, controls in places.items():
             for number, control in enumerate(controls):
@@ -95,21 +140,43 @@ class ImpMethod(Method):
 
     def plan(self, graph: Graph, setting: Setting) -> None:
         tickets = self._plan_levels(graph, setting)
-        own = Place(setting.model.arch, setting, tickets[-1], self.rewind, "pretrain")
-        for control in self.controls:
-            plan_control(graph, control, own)
+        trained = [Trained(_level_name(level), TICKET, setting, level) for level in range(self.levels + 1)]
+        arch = setting.model.arch
+        groups = [(self.levels, self.controls)]
+        groups += [(level, group.controls) for group in self.controls_at for level in group.levels]
+        for level, controls in groups:
+            name = f"{arch}{self._suffix(level)}"
+            trained += self._plan_controls(
+                graph, controls, Place(name, setting, tickets[level], self.rewind, "pretrain"), level
+            )
         names: set[str] = set()
         for branch in self.transfers:
-            name = _branch_name(branch, self.levels, names)
-            names.add(name)
             target = setting.on(branch.to)
-            source = tickets[-1 if branch.level is None else branch.level]
-            moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=source)
-            graph.add(f"train-{name}", train_job(target), ticket=moved)
             theta_r = "pretrain" if target == setting else f"pretrain-{target.model.arch}"
-            place = Place(name, target, moved, self.rewind, theta_r)
-            for control in branch.controls:
-                plan_control(graph, control, place)
+            for level in branch.levels(self.levels):
+                name = _unused(f"{branch.to}{self._suffix(level)}", names)
+                names.add(name)
+                moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=tickets[level])
+                training = graph.add(f"train-{name}", train_job(target), ticket=moved)
+                trained.append(Trained(training, TICKET, target, None))
+                trained += self._plan_controls(
+                    graph, branch.controls, Place(name, target, moved, self.rewind, theta_r), None
+                )
+        if self.stability is not None:
+            self.stability.plan(graph, trained, self.levels)
+
+    def _plan_controls(
+        self, graph: Graph, controls: Sequence[AnyControl], place: Place, level: int | None
+    ) -> Iterator[Trained]:
+        """Plan the controls of one ticket; yield the jobs that train a ticket of theirs."""
+        for control in controls:
+            training = plan_control(graph, control, place)
+            if training is not None:
+                yield Trained(training, control.name, place.setting, level)
+
+    def _suffix(self, level: int) -> str:
+        """Tell jobs for the ticket of a level before the last apart by name."""
+        return "" if level == self.levels else f"-level-{level:02d}"
 
     def _plan_levels(self, graph: Graph, setting: Setting) -> list[str]:
         """Plan the levels; return the jobs that write the ticket of each level."""
@@ -131,8 +198,6 @@ def _level_name(level: int) -> str:
     return f"level-{level:02d}"
 
 
-def _branch_name(branch: TransferBranch, levels: int, taken: Container[str]) -> str:
-    level = "" if branch.level in (None, levels) else f"-level-{branch.level:02d}"
-    name = f"{branch.to}{level}"
+def _unused(name: str, taken: Container[str]) -> str:
     candidates = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
     return next(candidate for candidate in candidates if candidate not in taken)

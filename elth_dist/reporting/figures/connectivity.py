@@ -1,12 +1,12 @@
 """How far apart two trained networks are: the error along the line between them, and the distance of their weights."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from elth_dist.reporting.figures.drawing import Curve, Drawing, Point, Scale, new_figure, panels
-from elth_dist.reporting.records import Distance, Line, Record, experiments
+from elth_dist.reporting.records import Distances, Line, Record, experiments
 from elth_dist.reporting.tables import MISSING, Table
 
 WAYS = {
@@ -27,9 +27,9 @@ EXPLAINED = (
 )
 
 
-def names_of(pairs: Iterable[Line | Distance]) -> dict[str, str]:
+def names_of(pairs: Iterable[Line | Distances]) -> dict[str, str]:
     """A title for each trained network at an end, by its job: method, network, level and what else tells it apart."""
-    ends = {end.identity: end for pair in pairs for end in (pair.one, pair.other) if end is not None}
+    ends = {end.identity: end for pair in pairs for _, end in _ends(pair) if end is not None}
     names = {}
     for experiment in experiments(ends.values()):
         for record in experiment.records:
@@ -38,12 +38,9 @@ def names_of(pairs: Iterable[Line | Distance]) -> dict[str, str]:
     return names
 
 
-def title_of(pair: Line | Distance, names: Mapping[str, str]) -> str:
+def title_of(line: Line, names: Mapping[str, str]) -> str:
     """Name two networks: once, if they differ in seeds or data order alone."""
-    ends = [
-        job if record is None else names[record.identity]
-        for job, record in zip(pair.ends, (pair.one, pair.other), strict=True)
-    ]
+    ends = [job if record is None else names[record.identity] for job, record in _ends(line)]
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
@@ -112,70 +109,88 @@ def barrier_table(lines: Sequence[Line]) -> Table:
     )
 
 
-def distance_matrices(distances: Sequence[Distance]) -> list[Drawing]:
-    """Draw angle and L2 distance between all networks of a run, as matrices; means over the seeds."""
-    groups: dict[str, dict[tuple[str, str], list[Distance]]] = {}
-    ordered: dict[str, dict[str, tuple[int, float]]] = {}
+def distances_together(distances: Sequence[Distances]) -> dict[str, list[Distances]]:
+    """Put distances that differ in seeds alone together, by title."""
     names = names_of(distances)
-    for distance in distances:
-        ends = [job if end is None else names[end.identity] for job, end in _ends(distance)]
-        arch = next((end.arch for end in (distance.one, distance.other) if end is not None), distance.run)
-        groups.setdefault(arch, {}).setdefault((ends[0], ends[1]), []).append(distance)
-        for name, (_, record) in zip(ends, _ends(distance), strict=True):
-            level = -1 if record is None or record.level is None else record.level
-            ordered.setdefault(arch, {}).setdefault(name, (level, -1.0 if record is None else -record.density))
+    groups: dict[tuple[str, tuple[str, ...]], list[Distances]] = {}
+    for found in distances:
+        ends = [job if end is None else names[end.identity] for job, end in _ends(found)]
+        arch = next((end.arch for end in found.networks if end is not None), found.run)
+        title = ends[0] if len(set(ends)) == 1 else f"{arch}, {found.labels[0]} to {found.labels[-1]}"
+        groups.setdefault((title, (*found.labels, *ends)), []).append(found)
+    titles = [title for title, _ in groups]
+    return {
+        title if titles.count(title) == 1 else f"{title} ({number + 1})": members
+        for number, ((title, _), members) in enumerate(groups.items())
+    }
+
+
+def distance_table(distances: Sequence[Distances]) -> Table:
+    """Mean L2 distance and angle between trainings of the same ticket in several data orders."""
+    rows = []
+    for title, members in distances_together(distances).items():
+        values = {
+            measure: [
+                value for found in members for number, row in enumerate(found.total[measure]) for value in row[:number]
+            ]
+            for measure in ("l2", "angle")
+        }
+        cells = (
+            f"{statistics.mean(found):.4g}" + (f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else "")
+            for found in values.values()
+        )
+        rows.append((title, str(len(values["l2"])), *cells))
+    return Table(
+        "Distances between trained networks",
+        ("networks", "pairs", "L2 distance", "angle (degrees)"),
+        tuple(rows),
+        caption="Over the weights that both networks keep; mean ± sample standard deviation over all pairs.",
+        left=("networks",),
+        name="distances",
+    )
+
+
+def distance_matrices(distances: Sequence[Distances]) -> list[Drawing]:
+    """Draw angle and L2 distance between three networks or more, as matrices; means over the seeds."""
+    groups = {title: members for title, members in distances_together(distances).items() if len(members[0].labels) > 2}
     return [
-        _matrices(f"distances-{place}" if place else "distances", arch, pairs, ordered[arch])
-        for place, (arch, pairs) in enumerate(groups.items())
+        _matrices(f"distances-{place}" if place else "distances", title, members)
+        for place, (title, members) in enumerate(groups.items())
     ]
 
 
-def _matrices(
-    name: str, arch: str, pairs: Mapping[tuple[str, str], Sequence[Distance]], order: Mapping[str, tuple[int, float]]
-) -> Drawing:
-    labels = sorted(order, key=lambda label: order[label])
-    figures: dict[str, Callable[[Distance], float]] = {
-        "angle (degrees)": lambda distance: distance.angle,
-        "L2 distance": lambda distance: distance.l2,
-    }
+def _matrices(name: str, title: str, members: Sequence[Distances]) -> Drawing:
+    labels = members[0].labels
     side = 2.2 + 0.42 * len(labels)
     figure = new_figure(min(16.0, 2 * side + 1.5), min(9.0, side + 0.4))
     grid = figure.subplots(1, 2, squeeze=False)
-    # a shared end of all labels is said once, in the title
-    tails = [f", {arch}"]
-    short = [_without(label, tails) for label in labels]
-    for axes, (heading, figure_of) in zip(grid[0], figures.items(), strict=True):
-        values = np.full((len(labels), len(labels)), np.nan)
-        np.fill_diagonal(values, 0.0)
-        for (one, other), members in pairs.items():
-            mean = statistics.mean(figure_of(distance) for distance in members)
-            values[labels.index(one), labels.index(other)] = values[labels.index(other), labels.index(one)] = mean
-        image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis", vmin=0)
-        axes.set_xticks(range(len(labels)), short, rotation=45, ha="right", fontsize="x-small")
-        axes.set_yticks(range(len(labels)), short, fontsize="x-small")
+    for axes, (measure, heading) in zip(
+        grid[0], {"angle": "angle (degrees)", "l2": "L2 distance"}.items(), strict=True
+    ):
+        values = np.zeros((len(labels), len(labels)))
+        for row in range(len(labels)):
+            for column in range(row):
+                mean = statistics.mean(found.total[measure][row][column] for found in members)
+                values[row, column] = values[column, row] = mean
+        image = axes.imshow(values, cmap="viridis", vmin=0)
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize="x-small")
+        axes.set_yticks(range(len(labels)), labels, fontsize="x-small")
         axes.set_title(heading, fontsize="small")
         if len(labels) <= 12:
-            top = float(np.nanmax(values)) or 1.0
+            top = float(values.max()) or 1.0
             for row in range(len(labels)):
                 for column in range(len(labels)):
-                    if np.isfinite(values[row, column]):
-                        ink = "white" if values[row, column] < 0.6 * top else "black"
-                        text = f"{values[row, column]:.3g}"
-                        axes.text(column, row, text, ha="center", va="center", fontsize=6, color=ink)
+                    ink = "white" if values[row, column] < 0.6 * top else "black"
+                    text = f"{values[row, column]:.3g}"
+                    axes.text(column, row, text, ha="center", va="center", fontsize=6, color=ink)
         figure.colorbar(image, ax=axes, fraction=0.046)
-    figure.suptitle(f"Distance between trained networks, {arch}", fontsize="medium")
-    caption = "Over the weights that both networks keep; white cells were not measured. Means over the seeds."
-    return Drawing(name, f"Distances, {arch}", figure, caption)
+    figure.suptitle(f"Distance between trained networks: {title}", fontsize="medium")
+    seeds = f" Means over {len(members)} seeds." if len(members) > 1 else ""
+    return Drawing(name, f"Distances: {title}", figure, f"Over the weights that both networks keep.{seeds}")
 
 
-def _without(label: str, tails: Sequence[str]) -> str:
-    for tail in tails:
-        label = label.replace(tail, "")
-    return label
-
-
-def _ends(pair: Line | Distance) -> list[tuple[str, Record | None]]:
-    return list(zip(pair.ends, (pair.one, pair.other), strict=True))
+def _ends(pair: Line | Distances) -> list[tuple[str, Record | None]]:
+    return list(zip(pair.ends, (pair.one, pair.other) if isinstance(pair, Line) else pair.networks, strict=True))
 
 
 def _method(line: Line) -> str:

@@ -14,7 +14,7 @@ _PUBLISHED = {"resnet20_cifar": 8.72, "resnet14_cifar": 69.72}
 def _of_one_ticket(line: Line) -> bool:
     """Whether the ends of a line are trainings of the same ticket."""
     ends = [
-        None if end is None else (end.method, end.what, end.arch, end.level, end.plan, end.seed)
+        None if end is None else (end.method, end.what, end.arch, end.level, end.plan, end.seed, end.group)
         for end in (line.one, line.other)
     ]
     return ends[0] is not None and ends[0] == ends[1]

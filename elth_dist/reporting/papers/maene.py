@@ -60,7 +60,7 @@ class MaeneMatrices(PaperFigure):
         distances = [
             distance
             for distance in results.distances
-            if distance.one is not None and distance.other is not None and distance.one.method == "imp"
+            if len({end.level for end in distance.networks if end is not None and end.method == "imp"}) > 1
         ]
         if not distances:
             return None

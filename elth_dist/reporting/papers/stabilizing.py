@@ -1,18 +1,17 @@
 """Stabilizing the LTH: accuracy over density by recipe and rewind step, and stability over the rewind step."""
 
 import statistics
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from elth_dist.registry import paper_figures
 from elth_dist.reporting.papers.base import STABILIZING, Drawn, PaperFigure
-from elth_dist.reporting.records import Distance, Line, Record, Results, differences
+from elth_dist.reporting.records import Distances, Line, Record, Results, differences
 
 if TYPE_CHECKING:
     from elth_dist.reporting.figures.drawing import Curve
 
 _METHODS = ("imp", "random", "reinit", "random_reinit", "snip", "magnitude")
-_Pair = TypeVar("_Pair", Line, Distance)
 
 
 def recipes_of(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -70,15 +69,15 @@ class StabilizingRewind(PaperFigure):
     def draw(self, results: Results) -> Drawn | None:
         from elth_dist.reporting.figures.drawing import Scale, panels
 
-        pairs: tuple[Line | Distance, ...] = (*results.lines, *results.distances)
-        steps = {pair.one.start_step for pair in pairs if pair.one is not None}
+        ends = [line.one for line in results.lines] + [end for found in results.distances for end in found.networks]
+        steps = {end.start_step for end in ends if end is not None}
         if len(steps) < 2:
             return None
         curves = {
-            "error barrier, running BN (points)": _over_rewind(results.lines, _barrier("val_running")),
-            "error barrier, re-estimated BN (points)": _over_rewind(results.lines, _barrier("val_reestimated")),
-            "L2 distance": _over_rewind(results.distances, lambda distance: distance.l2),
-            "angle (degrees)": _over_rewind(results.distances, lambda distance: distance.angle),
+            "error barrier, running BN (points)": _over_rewind(_barriers(results.lines, "val_running")),
+            "error barrier, re-estimated BN (points)": _over_rewind(_barriers(results.lines, "val_reestimated")),
+            "L2 distance": _over_rewind(_pairs(results.distances, "l2")),
+            "angle (degrees)": _over_rewind(_pairs(results.distances, "angle")),
         }
         drawing = panels(
             self.name,
@@ -94,24 +93,37 @@ class StabilizingRewind(PaperFigure):
         return Drawn(drawings=(drawing,))
 
 
-def _barrier(way: str) -> Callable[[Line], float | None]:
-    def of(line: Line) -> float | None:
-        return 100 * line.barriers[way]["frankle"] if way in line.barriers else None
-
-    return of
+_Found = Iterable[tuple[Record | None, Record | None, float]]
 
 
-def _over_rewind(pairs: Sequence[_Pair], figure: Callable[[_Pair], float | None]) -> "list[Curve]":
+def _barriers(lines: Sequence[Line], way: str) -> _Found:
+    """The ends of lines with the height of the barrier between them, in points."""
+    return [(line.one, line.other, 100 * line.barriers[way]["frankle"]) for line in lines if way in line.barriers]
+
+
+def _pairs(distances: Sequence[Distances], measure: str) -> _Found:
+    """Pairs of networks with their distance."""
+    return [
+        (found.networks[row], found.networks[column], found.total[measure][row][column])
+        for found in distances
+        for row in range(len(found.networks))
+        for column in range(row)
+    ]
+
+
+def _over_rewind(pairs: _Found) -> "list[Curve]":
     from elth_dist.reporting.figures.drawing import Curve, Point
 
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
-    for pair in pairs:
-        one, other, value = pair.one, pair.other, figure(pair)
-        if one is None or other is None or value is None:
+    for one, other, value in pairs:
+        if one is None or other is None or one.start_step != other.start_step:
             continue
         level = "" if one.level is None else f", level {one.level}"
-        what = f"{one.what}{level}" if one.what == other.what else f"{one.what} to {other.what}{level}"
-        values.setdefault((one.method, f"{what} ({one.arch})"), {}).setdefault(one.start_step, []).append(value)
+        if (one.level, one.what) != (other.level, other.what):
+            level += f" to {other.what}" + ("" if other.level is None else f", level {other.level}")
+        values.setdefault((one.method, f"{one.what}{level} ({one.arch})"), {}).setdefault(one.start_step, []).append(
+            value
+        )
     return [
         Curve(
             label,
