@@ -20,6 +20,7 @@ DEFINITIONS = {
     "elth": "largest drop",
     "maene": "maximal error increase",
 }
+_MEASURES = {"l2": "L2 distance", "angle": "angle (degrees)"}
 EXPLAINED = (
     "frankle: highest error on the line minus the mean of the two ends' (Frankle et al. 2020; stable below 2 points). "
     "elth: the largest drop of the accuracy (E-LTH, figure 8). maene: the maximal increase of the error (Maene et al. "
@@ -133,7 +134,7 @@ def distance_table(distances: Sequence[Distances]) -> Table:
             measure: [
                 value for found in members for number, row in enumerate(found.total[measure]) for value in row[:number]
             ]
-            for measure in ("l2", "angle")
+            for measure in _MEASURES
         }
         cells = (
             f"{statistics.mean(found):.4g}" + (f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else "")
@@ -142,7 +143,7 @@ def distance_table(distances: Sequence[Distances]) -> Table:
         rows.append((title, str(len(values["l2"])), *cells))
     return Table(
         "Distances between trained networks",
-        ("networks", "pairs", "L2 distance", "angle (degrees)"),
+        ("networks", "pairs", *_MEASURES.values()),
         tuple(rows),
         caption="Over the weights that both networks keep; mean ± sample standard deviation over all pairs.",
         left=("networks",),
@@ -164,9 +165,7 @@ def _matrices(name: str, title: str, members: Sequence[Distances]) -> Drawing:
     side = 2.2 + 0.42 * len(labels)
     figure = new_figure(min(16.0, 2 * side + 1.5), min(9.0, side + 0.4))
     grid = figure.subplots(1, 2, squeeze=False)
-    for axes, (measure, heading) in zip(
-        grid[0], {"angle": "angle (degrees)", "l2": "L2 distance"}.items(), strict=True
-    ):
+    for axes, measure in zip(grid[0], _MEASURES, strict=True):
         values = np.zeros((len(labels), len(labels)))
         for row in range(len(labels)):
             for column in range(row):
@@ -175,7 +174,7 @@ def _matrices(name: str, title: str, members: Sequence[Distances]) -> Drawing:
         image = axes.imshow(values, cmap="viridis", vmin=0)
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize="x-small")
         axes.set_yticks(range(len(labels)), labels, fontsize="x-small")
-        axes.set_title(heading, fontsize="small")
+        axes.set_title(_MEASURES[measure], fontsize="small")
         if len(labels) <= 12:
             top = float(values.max()) or 1.0
             for row in range(len(labels)):

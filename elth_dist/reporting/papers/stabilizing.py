@@ -121,9 +121,8 @@ def _over_rewind(pairs: _Found) -> "list[Curve]":
         level = "" if one.level is None else f", level {one.level}"
         if (one.level, one.what) != (other.level, other.what):
             level += f" to {other.what}" + ("" if other.level is None else f", level {other.level}")
-        values.setdefault((one.method, f"{one.what}{level} ({one.arch})"), {}).setdefault(one.start_step, []).append(
-            value
-        )
+        label = f"{one.what}{level} ({one.arch})"
+        values.setdefault((one.method, label), {}).setdefault(one.start_step, []).append(value)
     return [
         Curve(
             label,
