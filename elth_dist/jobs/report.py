@@ -31,16 +31,18 @@ class Rows:
     """The jobs of a report, for job kinds to look up metrics, titles and methods."""
 
     def __init__(self, done: Iterable[Done]) -> None:
-        """`done`: finished jobs, with all jobs that they need. UserError if a result is damaged."""
+        """`done`: finished jobs, with all jobs that they need."""
         self.done = {entry.job.name: entry for entry in done}
         self.jobs = {name: entry.job for name, entry in self.done.items()}
-        self.results = {name: entry.folder.read().metrics for name, entry in self.done.items()}
+        self._metrics: dict[str, dict[str, Any]] = {}
         self._options: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         self._logged: dict[Path, list[dict[str, Any]]] = {}
 
     def metrics(self, name: str) -> dict[str, Any]:
-        """Return the metrics of a job's result."""
-        return self.results[name]
+        """Return the metrics of a job's result. UserError if it is damaged."""
+        if name not in self._metrics:
+            self._metrics[name] = self.done[name].folder.read().metrics
+        return self._metrics[name]
 
     def ticket_title(self, name: str) -> str:
         """Name the ticket of a job, for the row of the job that trains it."""
@@ -97,17 +99,18 @@ def read_results(done: Sequence[Done], *, run: str, notes: Sequence[str] = ()) -
         if all(other in whole for other in entry.job.inputs.values()):
             whole[entry.job.name] = entry
     rows = Rows(whole.values())
+    results = {name: rows.metrics(name) for name in whole}
     records = {}
     for name, entry in whole.items():
         title = entry.job.options.title(entry.job, rows)
         if title is not None and "top1" in rows.metrics(name):
-            records[name] = _record(entry, rows, run, title)
+            records[name] = _record(entry, rows, run, title, history_flops(name, rows.jobs, results))
     lines = tuple(_line(rows, name, run, records) for name in whole if "line" in rows.metrics(name))
     distances = tuple(_distances(rows, name, run, records) for name in whole if "distance" in rows.metrics(name))
     return Results(run, tuple(records.values()), lines, distances, tuple(notes))
 
 
-def _record(entry: Done, rows: Rows, run: str, title: str) -> Record:
+def _record(entry: Done, rows: Rows, run: str, title: str, history: int | None) -> Record:
     job, metrics = entry.job, rows.metrics(entry.job.name)
     options, defaults = rows.options(job.name)
     setting = job.options.network_setting
@@ -127,7 +130,7 @@ def _record(entry: Done, rows: Rows, run: str, title: str) -> Record:
         method=job.options.method_name(job, rows),
         what=title,
         arch=metrics["arch"],
-        level=_level(job, rows),
+        level=_level(job, rows, metrics),
         source=None if moved is None else moved["source_arch"],
         source_level=None if moved is None else moved["level"],
         order=option("transfer.order"),
@@ -144,7 +147,7 @@ def _record(entry: Done, rows: Rows, run: str, title: str) -> Record:
         density=metrics["density"],
         layer_densities=metrics.get("layer_densities", {}),
         train_flops=metrics["train_flops"],
-        history_flops=history_flops(job.name, rows.jobs, rows.results),
+        history_flops=history,
         forward_flops=metrics["forward_flops"],
         dense_train_flops=metrics["dense_train_flops"],
         dense_forward_flops=metrics["dense_forward_flops"],
@@ -172,17 +175,46 @@ def _ticket_jobs(job: Job, rows: Rows) -> Iterator[str]:
         yield job.name
 
 
-def _level(job: Job, rows: Rows) -> int | None:
-    """The IMP level of a job's ticket, or of the ticket that it is compared with; None: of neither."""
+def _level(job: Job, rows: Rows, own: Mapping[str, Any]) -> int | None:
+    """The IMP level of a job's ticket, or of the ticket that it is compared with; None: of neither.
+
+    `own`: metrics of the job's result, where it has one.
+    """
     if job.options.imp_level is not None:
         return job.options.imp_level
-    for name in (job.name, *_ticket_jobs(job, rows)):
-        near = rows.jobs[name]
+    tickets = list(_ticket_jobs(job, rows))
+    for near in (job, *map(rows.jobs.__getitem__, tickets)):
         looked_at = [other for role, other in near.inputs.items() if role in near.options.looked_at]
         if looked_at:
             return rows.metrics(looked_at[0]).get("level")
-    level: int | None = rows.metrics(job.name).get("level")
+    level: int | None = (rows.metrics(tickets[0]) if tickets else own).get("level")
     return level or None  # the masks of theta_r and of a dynamic training have level 0
+
+
+def described(job: Job, jobs: Mapping[str, Job], run: RunDirectory) -> dict[str, Any]:
+    """Describe a training that has not begun, for TensorBoard's table of all trainings.
+
+    Args:
+        job: whose inputs are finished.
+        jobs: it and all jobs that it needs, by name.
+        run: where they are.
+    """
+    rows = Rows(Done(other, "", run.job(name), run.metrics) for name, other in jobs.items())
+    setting = job.options.network_setting
+    assert setting is not None, f"{job.name} trains a network without a setting"
+    sources = (rows.metrics(name).get("source_arch") for name in _ticket_jobs(job, rows))
+    about = {
+        "arch": setting.model.arch,
+        "method": job.options.method_name(job, rows),
+        "source": next(filter(None, sources), None),
+        "level": _level(job, rows, {}),
+        "seed": setting.seed,
+        "data_seed": setting.data_seed,
+        "lr": setting.train.lr,
+        "batch": setting.train.global_batch,
+        "epochs": setting.train.epochs,
+    }
+    return {name: value for name, value in about.items() if value is not None}
 
 
 def _classes(folder: JobFolder) -> int | None:
@@ -262,6 +294,6 @@ def write_report(jobs: Sequence[Job], groups: Mapping[str, str], run: RunDirecto
         f"Pages        python -m elth_dist.reporting {run.root} -o report/\n"
         f"Tickets      {run.root}/*/ticket.safetensors   (python -m elth_dist.tickets show FILE)\n"
         f"Metrics      {run.metrics}\n"
-        f"TensorBoard  tensorboard --logdir {run.root.parent}",
+        f"TensorBoard  tensorboard --logdir {run.root / 'tensorboard'}",
         flush=True,
     )

@@ -307,11 +307,12 @@ def _in_a_column(option: str) -> bool:
 
 #: The columns of records.csv.
 COLUMNS = (
-    "run", "job", "identity", "kind", "method", "what", "distinguishing", "arch", "level", "source", "source_level",
-    "order", "squeeze", "units", "plan", "options", "seed", "data_seed", "data_order", "dataset", "density", "bn", "top1",
-    "top5", "val_loss", "reestimated_top1", "reestimated_top5", "reestimated_val_loss", "reestimated_batches", "diverged",
-    "flags", "train_flops", "history_flops", "forward_flops", "dense_train_flops", "dense_forward_flops",
-    "relative_train", "relative_history", "relative_forward", "start_step", "end_step", "overlap",
+    "run", "job", "identity", "kind", "method", "what", "distinguishing", "arch", "level", "source",
+    "source_level", "order", "squeeze", "units", "plan", "options", "seed", "data_seed", "data_order",
+    "dataset", "density", "bn", "top1", "top5", "val_loss", "reestimated_top1", "reestimated_top5",
+    "reestimated_val_loss", "reestimated_batches", "diverged", "flags", "train_flops", "history_flops",
+    "forward_flops", "dense_train_flops", "dense_forward_flops", "relative_train", "relative_history",
+    "relative_forward", "start_step", "end_step", "overlap",
 )  # fmt: skip
 
 

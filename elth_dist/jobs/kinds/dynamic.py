@@ -84,7 +84,7 @@ class DynamicJob(NetworkJob):
         for name in masks.collapsed():
             job.training.reporter.warn(f"{job.name}: layer collapse: nothing is left of {name}")
         report_end(job, fitted, masks)
-        finish_report(job, setting, fitted)
+        finish_report(job, fitted)
         return {**training_metrics(fitted), **ticket_metrics(ticket), "criterion": chosen.name}
 
     def _density(self, job: "JobContext") -> float:

@@ -52,7 +52,7 @@ class PretrainJob(NetworkJob):
                 job, setting, model, StaticMask(masks), data_order="pretrain", title=title, until=self.rewind
             )
             weights, rewind_step, metrics = fitted.weights, fitted.end, training_metrics(fitted)
-            finish_report(job, setting, fitted)
+            finish_report(job, fitted)
         meta = TicketMeta(dataset=setting.data.name, level=0, rewind_step=rewind_step, config=job.identity)
         ticket = Ticket(setting.model.arch, weights, masks, meta)
         if job.is_main:
@@ -99,6 +99,7 @@ class LevelJob(NetworkJob):
             self.setting,
             ticket,
             data_order=self.data_order,
+            level=None if self.order else self.level,
             title=in_order(title, self.order),
             order=self.order,
             previous=previous,
