@@ -209,10 +209,6 @@ def described(job: Job, jobs: Mapping[str, Job], run: RunDirectory) -> dict[str,
         "source": next(filter(None, sources), None),
         "level": _level(job, rows, {}),
         "seed": setting.seed,
-        "data_seed": setting.data_seed,
-        "lr": setting.train.lr,
-        "batch": setting.train.global_batch,
-        "epochs": setting.train.epochs,
     }
     return {name: value for name, value in about.items() if value is not None}
 

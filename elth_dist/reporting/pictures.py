@@ -58,7 +58,7 @@ def mask_picture(mask: Tensor) -> npt.NDArray[np.uint8]:
     """Draw the kept fraction as a heat map [height, width, 3]: output channels down, input channels across.
 
     The kernel of a convolution is one point; with few input channels, each weight of the kernel is one. Large layers
-    are averaged over squares until no side exceeds 128 points; points are magnified until the picture is easily seen
+    are averaged over squares until no side exceeds 128 points (256 with few input channels); points are magnified until the picture is easily seen
     and its sides do not differ too much. The colour follows the square root of the fraction, from 0 (dark) to 1
     (bright) in every picture, so that one kept weight in a hundred is visible and pictures of all levels compare.
     """
@@ -66,7 +66,7 @@ def mask_picture(mask: Tensor) -> npt.NDArray[np.uint8]:
     few = weights.shape[1] <= _FEW
     fraction = weights.flatten(1) if few else weights.mean(dim=2)
     rows, columns = fraction.shape
-    side = -(-max(rows, columns) // _LONGEST)
+    side = -(-max(rows, columns) // (_SHORTEST if few else _LONGEST))
     size = (-(-rows // side), -(-columns // side))
     points = F.adaptive_avg_pool2d(fraction[None, None], size)[0, 0].cpu()
     magnified = max(1, _SHORTEST // max(size))

@@ -36,7 +36,7 @@ _TAGS = {
     **{f"{data}/loss": f"loss/{data}" for data in ("val", "train")},
     "overlap/total": "density/overlap",
 }
-_BY_EPOCH = {"val/top1": "accuracy_by_epoch/val_top1"}
+#: Figures of layers are curves over levels, in a run of their own; at the one step of a job's end they say little.
 _OF_LAYERS = {"density": "layers_density", "overlap": "layers_overlap"}
 #: The run in TensorBoard whose steps are levels, not optimizer steps; and the one that has the texts.
 LEVELS, ABOUT = "levels", "about"
@@ -48,9 +48,10 @@ _LAYOUT = {
         "share of the time that waits for data": ["Multiline", ["speed/data_wait_fraction"]],
         "loss": ["Multiline", ["loss/val", "loss/train"]],
     },
-    "levels (choose the run `levels`)": {
+    "over levels": {
         "density of each layer over levels": ["Multiline", ["layers_density/.*"]],
-        "overlap with the level before": ["Multiline", ["layers_overlap/.*"]],
+        "overlap of each layer with the level before": ["Multiline", ["layers_overlap/.*"]],
+        "density and overlap of all weights over levels": ["Multiline", ["over_levels/.*"]],
     },
 }
 
@@ -58,11 +59,18 @@ _LAYOUT = {
 def tag_of(name: str) -> str:
     """Return the tag in TensorBoard of a scalar in metrics.jsonl: `val/top1` is `accuracy/val_top1`."""
     group, _, rest = name.partition("/")
-    if name in _TAGS:
-        return _TAGS[name]
-    if group in _OF_LAYERS and rest != "total":
-        return f"{_OF_LAYERS[group]}/{rest.removesuffix('.weight')}"
-    return f"{_GROUPS.get(group, group)}/{rest}"
+    return _TAGS.get(name, f"{_GROUPS.get(group, group)}/{rest}")
+
+
+def level_tag_of(name: str) -> str:
+    """Return the tag of a density or overlap as a curve over levels: `layers_density/conv1`, `over_levels/density`."""
+    group, _, rest = name.partition("/")
+    return f"over_levels/{group}" if rest == "total" else f"{_OF_LAYERS[group]}/{rest.removesuffix('.weight')}"
+
+
+def _is_of_a_layer(name: str) -> bool:
+    group, _, rest = name.partition("/")
+    return group in _OF_LAYERS and rest != "total"
 
 
 class Reporter:
@@ -92,7 +100,7 @@ class Reporter:
             interactive: a progress bar (True) or plain lines (False); None: a bar if `stream` is a terminal.
             stream: where to write; None: standard output.
             texts: markdown by tag for TensorBoard's TEXT tab, once per run (config, environment).
-            run: name of the run, before the job's name in TensorBoard's HPARAMS tab.
+            run: name of the run, behind the job's name in TensorBoard's HPARAMS tab.
         """
         self._run = run
         self.enabled = enabled
@@ -133,7 +141,8 @@ class Reporter:
         # ... including kept rows, if they were written before the checkpoint of the same step
         for row in kept:
             if row["step"] >= start_step:
-                self._add_scalars(row["step"], {name: value for name, value in row.items() if name not in KEYS})
+                values = {name: value for name, value in row.items() if name not in KEYS}
+                self._add_scalars(row["step"], {**values, "speed/epoch": row["epoch"]})
         self._console.start(job, title, extent)
         if len(kept) < keep_rows:
             self.warn(f"{self._metrics.path}: {keep_rows - len(kept)} rows of {job} are missing")
@@ -144,10 +153,7 @@ class Reporter:
             return
         job = self._open_job()
         self._metrics.append({"job": job.name, "step": step, "epoch": epoch, **values})
-        self._add_scalars(step, values)
-        for name, tag in _BY_EPOCH.items():
-            if name in values:
-                job.writer.add_scalar(tag, values[name], round(epoch))
+        self._add_scalars(step, {**values, "speed/epoch": epoch})
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Show the job's progress: move the bar, or write a line every few seconds and for each ``val/`` scalar."""
@@ -209,7 +215,7 @@ class Reporter:
             with SummaryWriter(str(self._tensorboard_folder(LEVELS)), purge_step=level) as writer:
                 for name, value in values.items():
                     if name.startswith(("density/", "overlap/")):
-                        writer.add_scalar(tag_of(name), value, level)
+                        writer.add_scalar(level_tag_of(name), value, level)
         for name, mask in masks.items():
             job.writer.add_image(f"mask/{name}", pictures.mask_picture(mask), step, dataformats="HWC")
             magnitudes = pictures.kept_magnitudes(weights[name], mask)
@@ -241,7 +247,7 @@ class Reporter:
         known = {} if job.density is None else {"density": job.density}
         assert job.writer.file_writer is not None
         experiment, start, end = hparams_summaries({**dict(_flatten(values)), **known}, results)
-        for summary in (experiment, _named(start, f"{self._run}/{job.name}" if self._run else job.name), end):
+        for summary in (experiment, _named(start, f"{job.name} ({self._run})" if self._run else job.name), end):
             job.writer.file_writer.add_summary(summary, job.last_step)
         self._add_scalars(job.last_step, results)
 
@@ -274,7 +280,8 @@ class Reporter:
         job.last_step = max(job.last_step, step)
         job.density = values.get("density/total", job.density)
         for name, value in values.items():
-            job.writer.add_scalar(tag_of(name), value, step)
+            if not _is_of_a_layer(name):
+                job.writer.add_scalar(tag_of(name), value, step)
 
     def _end_job(self) -> None:
         job, self._job = self._open_job(), None
