@@ -58,9 +58,10 @@ def mask_picture(mask: Tensor) -> npt.NDArray[np.uint8]:
     """Draw the kept fraction as a heat map [height, width, 3]: output channels down, input channels across.
 
     The kernel of a convolution is one point; with few input channels, each weight of the kernel is one. Large layers
-    are averaged over squares until no side exceeds 128 points (256 with few input channels); points are magnified until the picture is easily seen
-    and its sides do not differ too much. The colour follows the square root of the fraction, from 0 (dark) to 1
-    (bright) in every picture, so that one kept weight in a hundred is visible and pictures of all levels compare.
+    are averaged over squares until no side exceeds 128 points, 256 with few input channels. Points are magnified until
+    the picture is easily seen and its sides do not differ too much. The colour follows the square root of the fraction,
+    from 0 (dark) to 1 (bright) in every picture, so that one kept weight in a hundred is visible and pictures of all
+    levels compare.
     """
     weights = mask.float().reshape(mask.shape[0], mask.shape[1], -1) if mask.dim() > 1 else mask.float().view(-1, 1, 1)
     few = weights.shape[1] <= _FEW

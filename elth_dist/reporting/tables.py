@@ -163,7 +163,7 @@ def explanation(found: Sequence[Experiment]) -> str:
         frozenset({"running"}): "top-1 counts with running BatchNorm statistics",
         frozenset({"reestimated"}): "top-1 counts with BatchNorm statistics re-estimated on training batches",
     }.get(frozenset(which), "top-1 counts with the BatchNorm statistics that train.bn of each run names")
-    seeds = "Means over n seeds, ± the sample standard deviation in percentage points."
+    seeds = "Means over n seeds or data orders, ± the sample standard deviation in percentage points."
     if ones:
         seeds += f" {ones} of {len(found)} rows are one seed: how much they would move is not known."
     return (

@@ -123,11 +123,8 @@ def test_it_serves_what_was_reported(server):
     assert "<strong>0.2</strong>" in texts[-1]["text"], "once a run: the last start's"
     layout = ask(plugin + "custom_scalars/layout")
     assert [category["title"] for category in layout["category"]] == ["overview", "over levels"]
-    assert [chart["title"] for chart in layout["category"][0]["chart"]][:3] == [
-        "accuracy",
-        "density",
-        "images per second",
-    ]
+    charts = [chart["title"] for chart in layout["category"][0]["chart"]]
+    assert charts[:3] == ["accuracy", "density", "images per second"]
 
     experiment = ask(plugin + "hparams/experiment", {})
     assert sorted(info["name"] for info in experiment["hparamInfos"]) == ["density", "level", "train.lr"]

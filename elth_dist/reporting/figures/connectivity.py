@@ -166,20 +166,20 @@ def _matrices(name: str, title: str, members: Sequence[Distances]) -> Drawing:
     figure = new_figure(min(16.0, 2 * side + 1.5), min(9.0, side + 0.4))
     grid = figure.subplots(1, 2, squeeze=False)
     for axes, measure in zip(grid[0], _MEASURES, strict=True):
-        values = np.zeros((len(labels), len(labels)))
+        values = np.full((len(labels), len(labels)), np.nan)
         for row in range(len(labels)):
             for column in range(row):
                 mean = statistics.mean(found.total[measure][row][column] for found in members)
                 values[row, column] = values[column, row] = mean
-        image = axes.imshow(values, cmap="viridis", vmin=0)
+        image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis")
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize="x-small")
         axes.set_yticks(range(len(labels)), labels, fontsize="x-small")
         axes.set_title(_MEASURES[measure], fontsize="small")
         if len(labels) <= 12:
-            top = float(values.max()) or 1.0
+            middle = (np.nanmin(values) + np.nanmax(values)) / 2
             for row in range(len(labels)):
-                for column in range(len(labels)):
-                    ink = "white" if values[row, column] < 0.6 * top else "black"
+                for column in set(range(len(labels))) - {row}:
+                    ink = "white" if values[row, column] <= middle else "black"
                     text = f"{values[row, column]:.3g}"
                     axes.text(column, row, text, ha="center", va="center", fontsize=6, color=ink)
         figure.colorbar(image, ax=axes, fraction=0.046)

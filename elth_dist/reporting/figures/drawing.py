@@ -174,7 +174,7 @@ def _looks(curves: Sequence[Curve]) -> dict[str, _Look]:
 def _legend_columns(across: int, looks: Mapping[str, _Look]) -> int:
     longest = max(map(len, looks), default=1)
     inches = 7.0 if across == 1 else 4.1 * across
-    return max(1, min(len(looks), int(inches / (0.075 * longest + 0.55))))
+    return max(1, min(len(looks), int(inches / (0.064 * longest + 0.5))))
 
 
 def _handle(label: str, colour: str, marker: str, dashes: str, marked: bool, filled: bool) -> Line2D:

@@ -51,11 +51,15 @@ def mask_overlap(records: Sequence[Record]) -> Drawing | None:
     for title, levels in groups.items():
         known = [record for record in levels if record.overlap is not None and record.layer_overlaps]
         layers = [sorted(record.layer_overlaps.values()) for record in known]
-        places = {"lowest layer": 0.0, "median layer": 0.5, "highest layer": 1.0}
+        places = {
+            "lowest layer": 0.0,
+            "median layer": 0.5,
+            "highest layer": 1.0,
+        }  # in the order of the layers' overlaps
         of_layers = [
             Curve(
                 label,
-                f"overlap, {label}",
+                label,
                 [
                     Point(_at(record), values[round(place * (len(values) - 1))])
                     for record, values in zip(known, layers, strict=True)

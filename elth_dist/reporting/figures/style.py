@@ -34,6 +34,10 @@ _STYLES = {
     "snfs": Style("#DDCC77", "D"),
     "gradual": Style("#CC6677", "^"),
     "dpf": Style("#661100", "v"),
+    # no methods: the range over layers
+    "lowest layer": Style("#999933", "v"),
+    "median layer": Style("#44AA99", "s"),
+    "highest layer": Style("#CC6677", "P"),
 }
 _OTHERS = ("#6699CC", "#AA4466", "#4477AA", "#228833", "#BB5566", "#997700")
 _MARKERS = "os^Dv<>phPX*d"
