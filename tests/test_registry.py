@@ -46,7 +46,7 @@ def registered() -> Iterator[None]:
 
 
 def config(**method: Any) -> Config:
-    base = read_yaml(REPOSITORY / "configs/quickstart.yaml")
+    base = read_yaml(REPOSITORY / "configs/quickstart_fast.yaml")
     return Config(**merge({**base, "method": method}, {}))
 
 

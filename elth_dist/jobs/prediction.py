@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
 from elth_dist.data.options import DataOptions
@@ -133,13 +131,13 @@ class Forecast:
         """Compute a ticket's global density."""
         return self._network(ticket.arch, setting).density(ticket.densities)
 
-    def shapes(self, arch: str) -> Mapping[str, Sequence[int]]:
-        """Shapes of a network's prunable weights."""
-        return {name: tuple(p.shape) for name, p in _prunable(arch).items()}
+    def shapes(self, setting: Setting) -> Mapping[str, Sequence[int]]:
+        """Shapes of the prunable weights of a setting's network."""
+        return self._network(setting.model.arch, setting).shapes
 
     def names(self, arch: str) -> list[str]:
         """Names of a network's prunable weights."""
-        return list(_prunable(arch))
+        return list(prunable_weights(blank_model(arch, 2), architecture(arch).excluded))
 
     def dense(self, setting: Setting, rewind_step: int = 0) -> TicketForecast:
         """Forecast the dense network of a setting."""
@@ -148,6 +146,10 @@ class Forecast:
     def ticket_like(self, ticket: TicketForecast, densities: Densities) -> TicketForecast:
         """Forecast a ticket with other densities."""
         return TicketForecast(ticket.arch, densities, ticket.rewind_step)
+
+    def starting_at(self, ticket: TicketForecast, step: int) -> TicketForecast:
+        """Forecast a ticket whose training begins at another step."""
+        return TicketForecast(ticket.arch, ticket.densities, step)
 
     def read(self, path: str) -> TicketForecast:
         """Read the forecast of an external ticket file."""
@@ -168,8 +170,3 @@ class Forecast:
         if data not in self._sizes:
             self._sizes[data] = data.size()
         return self._sizes[data]
-
-
-def _prunable(arch: str) -> dict[str, nn.Parameter]:
-    """The prunable weights of a network, on the meta device."""
-    return prunable_weights(blank_model(arch, 2), architecture(arch).excluded)

@@ -20,6 +20,7 @@ from elth_dist.sparsity.updates.updater import Updater
 from elth_dist.tickets.ticket import Ticket
 from elth_dist.tickets.weights import About, save_weights
 from elth_dist.training.loop import Fitted, Task, fit
+from elth_dist.training.repulsion import Repulsion
 
 
 def initial_model(setting: Setting, dataset: Dataset) -> nn.Module:
@@ -48,6 +49,7 @@ def train(
     start: int = 0,
     until: Step | None = None,
     stretched: int = 1,
+    penalty: Repulsion | None = None,
 ) -> Fitted:
     """Run fit() for a job, with checkpoints in the job's folder.
 
@@ -63,6 +65,7 @@ def train(
         start=start,
         until=until,
         stretched=stretched,
+        penalty=penalty,
     )
     checkpoints = Checkpoints(job.folder.checkpoints, job.training.ranks)
     return fit(task, setting.train, setting.engine, job.training, checkpoints)
@@ -78,11 +81,12 @@ def train_ticket(
     title: str,
     order: int = 0,
     previous: Masks | None = None,
+    penalty: Repulsion | None = None,
 ) -> Metrics:
     """Train a ticket from its rewind step to the end; write the ticket and the trained weights.
 
     `level`: of IMP, if it trains one, for the report. `order`: number of the data order, among those of this ticket.
-    `previous`: masks of the previous level, to report the overlap.
+    `previous`: masks of the previous level, to report the overlap. `penalty`: a term of the loss.
     """
     fitted = train(
         job,
@@ -93,6 +97,7 @@ def train_ticket(
         title=title,
         order=order,
         start=ticket.meta.rewind_step,
+        penalty=penalty,
     )
     if job.is_main:
         ticket.save(job.folder.ticket)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from elth_dist.data.dataset import open_dataset
 from elth_dist.engines.create import image_dtype
-from elth_dist.errors import UserError
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.plan import Plan
 from elth_dist.jobs.run import run_job
@@ -57,12 +56,8 @@ def walk(
         dtype = image_dtype(setting.train.precision)
         dataset = open_dataset(setting.data, ranks, default_root=directory.digits, dtype=dtype, cache=directory.decoded)
         plan.check_size(dataset.num_train, ranks.rank, ranks.world_size)
-        ticket = plan.ticket if plan.method.trains_file else None
-        if ticket is not None and ticket.num_classes != dataset.num_classes:
-            raise UserError(
-                f"{plan.method.ticket_file}: the ticket has {ticket.num_classes} classes, the dataset "
-                f"{dataset.num_classes}"
-            )
+        if plan.ticket is not None:
+            plan.method.check_classes(plan.ticket, dataset.num_classes)
         for arch in sorted({job.options.arch for job in jobs if job.options.arch is not None}):
             check_model(arch, dataset.num_classes, dataset.image_size)
         surroundings = environment(ranks)

@@ -28,6 +28,7 @@ from elth_dist.training.context import Context
 from elth_dist.training.evaluation import Evaluation, validate, validate_reestimated
 from elth_dist.training.meters import Meters
 from elth_dist.training.options import TrainOptions
+from elth_dist.training.repulsion import Repulsion
 from elth_dist.training.schedule import learning_rate
 
 #: Top-1 that running and re-estimated statistics of BatchNorm may differ by without a warning.
@@ -48,6 +49,7 @@ class Task:
     start: int = 0  # optimizer step at which this training enters the schedule
     until: Step | None = None  # where it leaves the schedule; None: at the end
     stretched: int = 1  # length of the schedule, in schedules of one dense training
+    penalty: Repulsion | None = None  # a term of the loss
 
 
 class Fitted(NamedTuple):
@@ -145,6 +147,7 @@ class _Training:
         self._clock = Clock()
         self._evaluation: Evaluation | None = None
         self._learning_rate = 0.0
+        self._weights: dict[str, nn.Parameter] = {}  # prunable ones, once resume() has placed masks on them
         self.step = task.start
 
     def __enter__(self) -> "_Training":
@@ -177,7 +180,8 @@ class _Training:
                 with engine.micro_step(last=micro == options.accumulate - 1):
                     logits = engine.forward(batch.images)
                     loss = F.cross_entropy(logits, batch.labels, label_smoothing=options.label_smoothing)
-                    engine.backward(loss / options.accumulate)
+                    whole = loss if self._task.penalty is None else loss + self._task.penalty(self._weights)
+                    engine.backward(whole / options.accumulate)
                 self._meters.add_batch(loss.detach(), logits.detach(), batch.labels)
         finite = engine.finish_gradients()
         if self._update.before_step(self.step, finite):
@@ -275,7 +279,8 @@ class _Training:
             if own["rng_cuda"] is not None:
                 torch.cuda.set_rng_state(own["rng_cuda"])
         model, architecture = self._engine.model, architecture_of(self._engine.model)
-        self._update.begin(self._engine.masked(prunable_weights(model, architecture.excluded)))
+        self._weights = prunable_weights(model, architecture.excluded)
+        self._update.begin(self._engine.masked(self._weights))
         self._prove_agreement()
         reporter.start_job(
             task.name,
@@ -321,8 +326,7 @@ class _Training:
             batches = self._options.bn_batches * self._options.accumulate
             images = (next(self._loader).images for _ in range(batches))
             found = validate_reestimated(self._engine, self._validation, images, ranks)
-        values = {"val/loss_reestimated": found.loss, "val/top1_reestimated": found.top1}
-        self._context.reporter.scalars(self.step, self.step / self.per_epoch, values)
+        self._write({"val/loss_reestimated": found.loss, "val/top1_reestimated": found.top1})
         if abs(found.top1 - running.top1) > _NOTABLE:
             self._context.reporter.warn(
                 f"{self._task.name}: top-1 is {running.top1:.2%} with BatchNorm's running statistics and "
@@ -334,10 +338,13 @@ class _Training:
         self._context.ranks.require_equal(f"masks of {self._task.name}", self._update.masks.hashes())
 
     def _report(self, values: dict[str, float]) -> None:
-        reporter = self._context.reporter
+        """Write scalars, and show them as progress."""
+        self._write(values)
+        self._context.reporter.progress(self.step, values)
+
+    def _write(self, values: dict[str, float]) -> None:
         values |= self._flops.read(self._update.masks).scalars(self._dense_flops)
-        reporter.scalars(self.step, self.step / self.per_epoch, values)
-        reporter.progress(self.step, values)
+        self._context.reporter.scalars(self.step, self.step / self.per_epoch, values)
 
 
 def _optimizer(model: nn.Module, options: TrainOptions) -> TrainingOptimizer:

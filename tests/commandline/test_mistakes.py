@@ -112,7 +112,7 @@ def test_a_mistake_on_the_command_line_is_answered_in_the_users_words(typed: str
         ),
         (
             "--data digit",
-            "data.name: unknown dataset 'digit'; valid are cifar10, digits, folder,",
+            "data.name: unknown dataset 'digit'; valid are cifar10, cifar100, digits, folder,",
             "did you mean digits?",
         ),
         ("--method impp", "method.name: unknown method 'impp'; valid are dense, imp,", "; did you mean imp?"),

@@ -12,7 +12,7 @@ from tests.helpers.ranks import REPOSITORY, RankResult, RunningRanks, run_ranks,
 #: A training of 24 steps in two epochs, on digits of 8 pixels; the method is up to the test.
 BASE = [
     "--config",
-    str(REPOSITORY / "configs/quickstart.yaml"),
+    str(REPOSITORY / "configs/quickstart_fast.yaml"),
     "--model.arch=resnet14_cifar",
     "--data.image_size=8",
     "--train.epochs=2",

@@ -22,7 +22,7 @@ from tests.helpers.ranks import REPOSITORY
 
 #: One pruning, one transfer, two trainings of 24 steps; every kind of job but `prune`.
 TINY: dict[str, Any] = {
-    "recipe": str(REPOSITORY / "configs/quickstart.yaml"),
+    "recipe": str(REPOSITORY / "configs/quickstart_fast.yaml"),
     "overrides": {
         "data": {"image_size": 8, "loader": "resident"},
         "train": {"epochs": 2, "global_batch": 120, "milestones": ["1ep"], "log_every": 1, "checkpoint_every": "5it"},

@@ -100,7 +100,7 @@ class DynamicJob(NetworkJob):
             like = inputs["like"] if self.path is None else forecast.read(self.path)
             density = forecast.density(like, self.setting)
         ticket = forecast.dense(self.setting)
-        densities = self.update.layer_densities(forecast.shapes(ticket.arch), density)
+        densities = self.update.layer_densities(forecast.shapes(self.setting), density)
         forecast.train(name, self.setting, forecast.ticket_like(ticket, densities), update=self.update)
 
     def title(self, job: "Job", rows: "Rows") -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from elth_dist.jobs.graph import Job
     from elth_dist.jobs.prediction import Forecast, TicketForecast
     from elth_dist.jobs.report import Rows
+    from elth_dist.sparsity.masks import Masks
+    from elth_dist.training.repulsion import Repulsion
 
 
 @job_kinds.add
@@ -73,11 +75,16 @@ class LevelJob(NetworkJob):
     name: ClassVar[str] = "level"
     folder: ClassVar[str] = "level"
     trains: ClassVar[bool] = True
-    inputs: ClassVar[Mapping[str, str]] = {"ticket": "of the level", "previous": "of the level before, for the overlap"}
+    inputs: ClassVar[Mapping[str, str]] = {
+        "ticket": "of the level",
+        "previous": "of the level before, for the overlap",
+        "past_N": "trained level N, from which the weights are repelled",
+    }
 
     level: int
     data_order: str = Field(description="what seeds the data order, together with the run's seed")
     order: int = Field(default=0, description="number of the data order, among those of the same ticket")
+    repel: float = Field(default=0.0, description="strength of the repulsion from the optima of earlier levels")
 
     @property
     def imp_level(self) -> int:
@@ -103,7 +110,15 @@ class LevelJob(NetworkJob):
             title=in_order(title, self.order),
             order=self.order,
             previous=previous,
+            penalty=self._repulsion(job, ticket.masks),
         )
+
+    def _repulsion(self, job: "JobContext", masks: "Masks") -> "Repulsion | None":
+        from elth_dist.tickets.weights import load_weights
+        from elth_dist.training.repulsion import Repulsion
+
+        optima = [load_weights(folder.trained) for role, folder in job.inputs.items() if role.startswith("past_")]
+        return Repulsion(self.repel, optima, masks) if optima else None
 
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> "TicketForecast":
         forecast.train(name, self.setting, inputs["ticket"])

@@ -69,6 +69,11 @@ class ImpMethod(Method):
     data_order: Literal["per_level", "same"] = Field(
         default="per_level", description="data order: per_level: seeded by (seed, level); same: equal for all levels"
     )
+    repel: Annotated[float, Field(ge=-100, le=100)] = Field(
+        default=0.0,
+        description="strength of a term in the loss of each level: the mean squared cosine to the weights that earlier "
+        "levels ended with; above 0: repels, below: attracts, 0: none",
+    )
     transfers: tuple[TransferBranch, ...] = Field(
         default=(), description="elastic transfers of the run's tickets to other depths, each trained there"
     )
@@ -149,19 +154,19 @@ class ImpMethod(Method):
             trained += self._plan_controls(
                 graph, controls, Place(name, setting, tickets[level], self.rewind, "pretrain"), level
             )
-        names: set[str] = set()
+        places: dict[tuple[str, int, str], Place] = {}  # by target, level and plan: equal plans are one job
         for branch in self.transfers:
-            target = setting.on(branch.to)
+            target, plan = setting.on(branch.to), branch.plan_from(arch).text
             theta_r = "pretrain" if target == setting else f"pretrain-{target.model.arch}"
             for level in branch.levels(self.levels):
-                name = _unused(f"{branch.to}{self._suffix(level)}", names)
-                names.add(name)
-                moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=tickets[level])
-                training = graph.add(f"train-{name}", train_job(target), ticket=moved)
-                trained.append(Trained(training, TICKET, target, None))
-                trained += self._plan_controls(
-                    graph, branch.controls, Place(name, target, moved, self.rewind, theta_r), None
-                )
+                place = places.get((branch.to, level, plan))
+                if place is None:
+                    name = _unused(f"{branch.to}{self._suffix(level)}", {known.name for known in places.values()})
+                    moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=tickets[level])
+                    training = graph.add(f"train-{name}", train_job(target), ticket=moved)
+                    trained.append(Trained(training, TICKET, target, None))
+                    place = places[branch.to, level, plan] = Place(name, target, moved, self.rewind, theta_r)
+                trained += self._plan_controls(graph, branch.controls, place, None)
         if self.stability is not None:
             self.stability.plan(graph, trained, self.levels)
 
@@ -180,6 +185,8 @@ class ImpMethod(Method):
 
     def _plan_levels(self, graph: Graph, setting: Setting) -> list[str]:
         """Plan the levels; return the jobs that write the ticket of each level."""
+        if self.repel and setting.engine.name == "deepspeed":
+            raise UserError("method.repel: needs whole weights on every rank; valid with engine.name ddp")
         tickets = [graph.add("pretrain", pretrain_job(setting, self.rewind))]
         for level in range(self.levels + 1):
             previous = {}
@@ -189,8 +196,9 @@ class ImpMethod(Method):
                 tickets.append(graph.add(f"mask-{level:02d}", options, ticket=tickets[-1], trained=trained))
                 previous = {"previous": tickets[-2]}
             order = _level_name(level) if self.data_order == "per_level" else "level"
-            training = LevelJob(setting=setting, level=level, data_order=order)
-            graph.add(_level_name(level), training, ticket=tickets[-1], **previous)
+            past = {f"past_{number:02d}": _level_name(number) for number in range(level) if self.repel}
+            training = LevelJob(setting=setting, level=level, data_order=order, repel=self.repel if past else 0.0)
+            graph.add(_level_name(level), training, ticket=tickets[-1], **previous, **past)
         return tickets
 
 
