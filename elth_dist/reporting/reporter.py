@@ -247,7 +247,11 @@ class Reporter:
         known = {} if job.density is None else {"density": job.density}
         assert job.writer.file_writer is not None
         experiment, start, end = hparams_summaries({**dict(_flatten(values)), **known}, results)
-        for summary in (experiment, _named(start, f"{job.name} ({self._run})" if self._run else job.name), end):
+        for summary in (
+            experiment,
+            _named(start, f"{job.name} ({self._run})" if self._run not in ("", job.name) else job.name),
+            end,
+        ):
             job.writer.file_writer.add_summary(summary, job.last_step)
         self._add_scalars(job.last_step, results)
 
