@@ -67,7 +67,9 @@ def walk(
         surroundings = environment(ranks)
         directory.prepare(ranks, config_yaml, surroundings, jobs)
         texts = {"config": _code(config_yaml), "environment": _code(json.dumps(surroundings, indent=1))}
-        with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main, texts=texts) as reporter:
+        with Reporter(
+            directory.metrics, directory.tensorboard, enabled=ranks.is_main, texts=texts, run=directory.root.name
+        ) as reporter:
             context = Context(ranks, dataset, reporter, stop, watchdog)
             try:
                 for job in jobs:

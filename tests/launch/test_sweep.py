@@ -70,8 +70,9 @@ def test_results_are_table_csv_and_figure(finished: tuple[Path, Path]) -> None:
     assert "ETT <- resnet14_cifar" in table
     assert (folder / "results.png").stat().st_size > 0
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
-    assert [row["network"] for row in rows][:2] == ["IMP", "IMP"]
-    assert all(0 <= float(row["top1_mean"]) <= 1 for row in rows)
+    assert [row["what"] for row in rows][:2] == ["IMP", "IMP"]
+    assert all(0 <= float(row["top1"]) <= 1 for row in rows)
+    assert all(row["job"] in table for row in rows)
 
 
 def test_second_run_does_nothing_and_another_seed_runs_alone(
@@ -86,10 +87,13 @@ def test_second_run_does_nothing_and_another_seed_runs_alone(
     out = capfd.readouterr().out
     assert "14 jobs: 7 done, 7 to do" in out
     assert files(folder).items() >= before.items()
-    assert "± top-1" in (folder / "results.md").read_text()
+    heading, _, *table = [
+        line.split(" | ") for line in (folder / "results.md").read_text().splitlines() if "| " in line
+    ]
+    assert {row[heading.index("n")] for row in table} == {"2"}
+    assert all(" ± " in row[heading.index("top-1 %")] for row in table), "mean and deviation"
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
-    assert {row["seeds"] for row in rows} == {"2"}
-    assert all(row["top1_std"] for row in rows)
+    assert sorted(row["seed"] for row in rows) == ["0"] * len(table) + ["1"] * len(table), "one line per seed"
 
 
 def test_same_jobs_in_processes_give_the_same_bits(finished: tuple[Path, Path], tmp_path: Path) -> None:

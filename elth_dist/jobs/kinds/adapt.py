@@ -73,3 +73,6 @@ class AdaptJob(JobKind):
         ticket = rows.ticket_title(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"
         ticket += ", new classifier" if self.classifier == "new" else ""
         return ticket if self.begin is None else f"{ticket}, from step {self.begin}"
+
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        return rows.ticket_method(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"

@@ -109,7 +109,7 @@ class DynamicJob(NetworkJob):
                 "uniform, as in RigL's paper"
             )
         report_end(job, fitted, masks)
-        finish_report(job, setting, fitted)
+        finish_report(job, fitted)
         return {**training_metrics(fitted), **ticket_metrics(ticket), "criterion": chosen.name}
 
     def _kept(self, job: "JobContext", total: int) -> int | None:
@@ -136,3 +136,6 @@ class DynamicJob(NetworkJob):
 
     def title(self, job: "Job", rows: "Rows") -> str:
         return self.update.title
+
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        return self.update.name

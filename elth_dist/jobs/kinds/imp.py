@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field
 
@@ -56,7 +56,7 @@ class PretrainJob(NetworkJob):
                 job, setting, model, StaticMask(masks), data_order="pretrain", title=title, until=self.rewind
             )
             weights, rewind_step, metrics = fitted.weights, fitted.end, training_metrics(fitted)
-            finish_report(job, setting, fitted)
+            finish_report(job, fitted)
         meta = TicketMeta(dataset=setting.data.name, level=0, rewind_step=rewind_step, config=job.identity)
         ticket = Ticket(setting.model.arch, weights, masks, meta)
         if job.is_main:
@@ -107,6 +107,7 @@ class LevelJob(NetworkJob):
             self.setting,
             ticket,
             data_order=self.data_order,
+            level=None if self.order else self.level,
             title=in_order(title, self.order),
             order=self.order,
             previous=previous,
@@ -125,7 +126,13 @@ class LevelJob(NetworkJob):
         return inputs["ticket"]
 
     def title(self, job: "Job", rows: "Rows") -> str:
-        return in_order("IMP", self.order)
+        return "IMP"
+
+    def in_usual_order(self) -> Self:
+        return self.model_copy(update={"order": 0})
+
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        return "imp"
 
 
 @job_kinds.add
@@ -185,6 +192,9 @@ class MaskJob(JobKind):
         return forecast.ticket_like(
             before, {name: (1.0 if name in whole else left) * before.density(name) for name in sizes}
         )
+
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        return "imp"
 
 
 def _nothing_left(whole: Collection[str], kept: int) -> str:

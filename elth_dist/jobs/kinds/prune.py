@@ -138,6 +138,9 @@ class PruneJob(NetworkJob):
             return title
         return f"{title} ({rows.ticket_title(job.inputs['ticket'])})"
 
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        return f"{self.criterion.name}_copies" if self.copies else self.criterion.name
+
 
 def _premasked(ticket: "Ticket", like: "Ticket | None") -> "Ticket":
     """Set the weights of theta_r to zero that the ticket `like` has pruned."""
