@@ -21,6 +21,7 @@ LONG = (
     "sparsity/updates/test_on_ranks.py",
     "test_vit.py",
     "test_examples.py",
+    "test_papers.py",
     "distributed/test_runtime.py",
     "test_finished_work.py",
 )

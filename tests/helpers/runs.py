@@ -20,6 +20,7 @@ BASE = [
     "--train.milestones=[1ep]",
     "--train.log_every=1",
     "--train.checkpoint_every=5it",
+    "--train.bn=running",
 ]
 #: Iterative magnitude pruning with one pruning.
 IMP = [*BASE, "--method.levels=1", "--method.rewind=2it", "--method.transfers=[]", "--method.controls=[]"]

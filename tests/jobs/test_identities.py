@@ -8,7 +8,8 @@ Regenerated since, because results changed (`changed` in identities.json holds t
   configs/sweeps/imagenet_*.yaml also have `delta_t: 400` now, for batch 1024.)
 - Any mask update that matches a ticket: it keeps exactly as many weights.
 
-Planned otherwise since: the quickstart has its other methods at level 3; two transfers with equal plans are one job.
+Planned otherwise since: the quickstart has its other methods at level 3; two transfers with equal plans are one job; most
+sweeps are those of a later version.
 """
 
 import hashlib
@@ -185,10 +186,3 @@ def test_only_jobs_with_other_results_have_other_identities_than_in_0_1_0(kind: 
     before = {**GOLDEN[kind][name], **GOLDEN["changed"][kind].get(name, {})}
     for job in jobs(shipped(name) if kind == "runs" else case(name)):
         assert (job.identity != before[job.name]) == results_changed(job), job.name
-
-
-@pytest.mark.parametrize("name", GOLDEN["sweeps"])
-def test_only_sweeps_with_such_jobs_have_other_identities(name: str) -> None:
-    affected = any(results_changed(job.job) for job in plan_sweep(CONFIGS / name).jobs.values())
-    assert (name in GOLDEN["changed"]["sweeps"]) == affected
-    assert GOLDEN["changed"]["sweeps"].get(name) != GOLDEN["sweeps"][name]

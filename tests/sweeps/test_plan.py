@@ -12,6 +12,9 @@ from pydantic import Field, create_model
 from elth_dist.errors import UserError
 from elth_dist.jobs.kinds.dynamic import DynamicJob
 from elth_dist.jobs.kinds.imp import PretrainJob
+from elth_dist.jobs.kinds.line import LineJob
+from elth_dist.jobs.kinds.prune import PruneJob
+from elth_dist.jobs.kinds.train import TrainJob
 from elth_dist.jobs.kinds.transfer import TransferJob
 from elth_dist.sweeps import plan as plans
 from elth_dist.sweeps.options import Needs
@@ -42,11 +45,25 @@ GOLDEN = {
     # a seed: 3 dense runs to r, 3 x 7 levels, 18 IMP masks and 9 of the criteria, 6 transfers;
     # 6 trained transfers, 3 x (dense, reinit, random, magnitude, snip, grasp, rigl)
     "imagenet_table1": ({"pretrain": 9, "level": 63, "mask": 81, "transfer": 18, "train": 81}, 90),
-    "imagenet_rigl": ({"train": 18}, 18),
-    "cifar10_ablation": ({"pretrain": 6, "level": 66, "mask": 66, "train": 75, "transfer": 48}, 81),
-    "cifar10_dpf": ({"pretrain": 9, "level": 126, "mask": 117, "transfer": 18, "train": 45}, 54),
-    "cifar10_depths": ({"pretrain": 15, "level": 210, "mask": 195, "transfer": 240, "train": 255}, 270),
-    "cifar10_vgg": ({"pretrain": 9, "level": 126, "mask": 117, "transfer": 72, "train": 90}, 99),
+    # a seed: 3 x (rigl, rigl-5x); one dense run to r, 7 levels, 6 masks, 2 transfers, trained
+    "imagenet_table2": ({"train": 24, "pretrain": 3, "level": 21, "mask": 18, "transfer": 6}, 27),
+    "cifar10_ablation": ({"pretrain": 6, "level": 102, "mask": 144, "train": 606, "transfer": 432}, 612),
+    "cifar10_table3": ({"pretrain": 9, "level": 126, "mask": 117, "transfer": 18, "train": 54}, 63),
+    "cifar10_depths": ({"pretrain": 15, "level": 255, "mask": 600, "train": 1095, "transfer": 480}, 1110),
+    "cifar10_vgg": ({"pretrain": 9, "level": 153, "mask": 360, "train": 513, "transfer": 144}, 522),
+    # a seed: 3 x 11 levels and a second order of the last on ResNet-32; ticket and random masks in two orders for each
+    # of three sources: 6 pairs, of which each has a line and a matrix
+    "cifar10_connectivity": (
+        {"pretrain": 9, "level": 102, "mask": 90, "train": 30, "line": 18, "distance": 18, "transfer": 6},
+        42,
+    ),
+    # a seed and rewind step: a dense run to r, levels 0 to 10 and 5 more of one prune_fraction each, 15 masks, 15
+    # reinit; one dense network
+    "stabilizing_resnet50": ({"pretrain": 9, "level": 144, "mask": 135, "train": 138}, 192),
+    # a seed and recipe: 26 levels and 6 second orders, 25 masks, reinit of each, one dense; lines: 25 between levels, 6
+    "stable_batch": ({"pretrain": 18, "level": 576, "mask": 450, "train": 468, "line": 558, "distance": 126}, 1152),
+    "repel": ({"pretrain": 6, "level": 204, "mask": 168, "train": 18, "line": 198, "distance": 36}, 252),
+    "resnet50_101_152": ({"pretrain": 9, "level": 72, "mask": 63, "train": 81, "transfer": 36}, 90),
 }
 
 
@@ -71,30 +88,101 @@ def pairs(architectures: list[str]) -> list[tuple[str, str]]:
     return list(itertools.permutations(architectures, 2))
 
 
+#: Every second of 16 levels.
+LEVELS = tuple(f"mask-{level:02d}" for level in range(2, 17, 2))
+
+
 def test_depths_are_figure_6() -> None:
     nets = [f"resnet{depth}_cifar" for depth in (14, 20, 32, 44, 56)]
-    levels = ("mask-05", "mask-08", "mask-10", "mask-13")
-    expected = {(*pair, level, ("order", "append")) for pair in pairs(nets) for level in levels}
+    expected = {(*pair, level, ("order", "append")) for pair in pairs(nets) for level in LEVELS}
     assert transfers("cifar10_depths") == expected
 
 
 def test_vggs_are_figure_7_and_imagenet_is_table_1() -> None:
-    levels = ("mask-05", "mask-08", "mask-10", "mask-13")
-    vggs = {(*pair, level) for pair in pairs(["vgg13", "vgg16", "vgg19"]) for level in levels}
+    vggs = {(*pair, level) for pair in pairs(["vgg13", "vgg16", "vgg19"]) for level in LEVELS}
     assert transfers("cifar10_vgg") == vggs
     resnets = {(*pair, "mask-06") for pair in pairs(["resnet18", "resnet26", "resnet34"])}
     assert transfers("imagenet_table1") == resnets
 
 
+@pytest.mark.parametrize("name", ["cifar10_depths", "cifar10_vgg"])
+def test_curves_have_every_method_at_every_second_level(name: str) -> None:
+    sweep = plan_sweep(SWEEPS / f"{name}.yaml")
+    by_level = Counter(
+        (sweep.jobs[job.job.inputs["ticket"]].label, job.job.options.alteration.name)
+        for job in sweep.jobs.values()
+        if isinstance(job.job.options, TrainJob) and job.job.options.alteration is not None
+    )
+    networks = 5 if name == "cifar10_depths" else 3
+    assert by_level == {(level, control): 3 * networks for level in LEVELS for control in ("random", "reinit")}
+    pruned = Counter(
+        (sweep.jobs[job.job.inputs["like"]].label, job.job.options.criterion.name)
+        for job in sweep.jobs.values()
+        if isinstance(job.job.options, PruneJob)
+    )
+    criteria = ("magnitude", "snip", "grasp")
+    assert pruned == {(level, criterion): 3 * networks for level in LEVELS for criterion in criteria}
+
+
 def test_ablation_is_figures_3_to_5() -> None:
-    grown = ("resnet32_cifar", "resnet56_cifar", "mask-10")
-    units = [(), *((("units", chosen),) for chosen in ((1,), (2,), (1, 2), (3, 4)))]
+    grown = ("resnet32_cifar", "resnet56_cifar")
     orders: list[tuple[Any, ...]] = [(), (("order", "append"),)]
-    expected = {(*grown, *order, *chosen) for order in orders for chosen in units}
+    units: list[tuple[Any, ...]] = [(), *((("units", chosen),) for chosen in ((1, 2), (2, 3), (3, 4)))]
+    one = (*grown, ("units", (1,)))
+    rules: set[tuple[Any, ...]] = {one, *((*grown, *order, *chosen) for order in orders for chosen in units)}
     kept: list[tuple[Any, ...]] = [(), (("squeeze", "strided"),), (("squeeze", "last"),)]
-    small = ("resnet20_cifar", "resnet32_cifar")
-    expected |= {("resnet56_cifar", to, "mask-10", *squeeze) for to in small for squeeze in kept}
+    shrunk = "resnet56_cifar"
+    rules |= {(shrunk, to, *squeeze) for to in ("resnet20_cifar", "resnet32_cifar") for squeeze in kept}
+    later = (f"0:0;{first}:1;{first + 1}:2;{first + 2}:3;{first + 3}:4" for first in (2, 3, 4))
+    rules |= {(shrunk, "resnet32_cifar", ("plan", plan)) for plan in later}
+    expected = {(source, to, level, *rule) for source, to, *rule in rules for level in LEVELS}
     assert transfers("cifar10_ablation") == expected
+
+
+def test_positions_of_figure_5_are_all_runs_of_four_units_and_the_strided_ones() -> None:
+    jobs = plan_sweep(SWEEPS / "cifar10_ablation.yaml").jobs.values()
+    moves = [job.job.options.transfer for job in jobs if isinstance(job.job.options, TransferJob)]
+    found = {move.plan_from("resnet56_cifar").stages[0] for move in moves if move.to == "resnet32_cifar"}
+    assert found == {(0, *range(first, first + 4)) for first in range(1, 6)} | {(0, 1, 3, 5, 7)}
+
+
+def test_figure_8_compares_two_orders_of_three_tickets_and_their_random_masks() -> None:
+    sweep = plan_sweep(SWEEPS / "cifar10_connectivity.yaml")
+    lines = [job for job in sweep.jobs.values() if isinstance(job.job.options, LineJob) and job.config.seed == 0]
+    assert {job.job.options.line.alphas for job in lines} == {21}
+    ends = [(sweep.jobs[job.job.inputs["one"]], sweep.jobs[job.job.inputs["other"]]) for job in lines]
+    labels = ["level-10", *["random-resnet32_cifar"] * 3, *["train-resnet32_cifar"] * 2]
+    expected = [(label, f"{label}-order-1") for label in labels]
+    assert sorted((one.label, other.label) for one, other in ends) == expected
+    assert {one.job.options.arch for one, _ in ends} == {"resnet32_cifar"}
+
+
+def test_stabilizing_crosses_recipes_with_rewind_steps() -> None:
+    sweep = plan_sweep(SWEEPS / "stabilizing_cifar.yaml")
+    found = {
+        (job.config.model.arch, job.config.train.lr, str(job.config.train.warmup), str(job.job.options.rewind))
+        for job in sweep.jobs.values()
+        if isinstance(job.job.options, PretrainJob)
+    }
+    rates = {
+        "resnet20_cifar": [(0.1, "0"), (0.01, "0"), (0.03, "20000it")],
+        "vgg19": [(0.1, "0"), (0.01, "0"), (0.1, "10000it")],
+    }
+    steps = ("0", "100it", "250it", "500it", "1000it", "2000it", "5000it")
+    assert found == {(arch, *rate, step) for arch, chosen in rates.items() for rate in chosen for step in steps}
+
+
+def test_batches_of_maene_and_their_warm_ups() -> None:
+    sweep = plan_sweep(SWEEPS / "stable_batch.yaml")
+    found = {(job.config.train.global_batch, str(job.config.train.warmup)) for job in sweep.jobs.values()}
+    assert found == set(itertools.product((128, 1024, 2048), ("0", "10ep")))
+    assert {job.config.train.weight_decay for job in sweep.jobs.values()} == {1e-5}
+    reinits = Counter(
+        sweep.jobs[job.job.inputs["ticket"]].label
+        for job in sweep.jobs.values()
+        if isinstance(job.job.options, TrainJob) and job.job.options.alteration is not None
+    )
+    assert reinits == {f"mask-{level:02d}": 3 * 6 for level in range(1, 26)}
 
 
 def test_other_methods_are_tables_2_and_3() -> None:
@@ -107,22 +195,39 @@ def test_other_methods_are_tables_2_and_3() -> None:
         }
 
     resnets, density = ("resnet18", "resnet26", "resnet34"), 0.262144
-    assert trainings("imagenet_rigl") == {("rigl", net, density, times, 90) for net in resnets for times in (1, 5)}
+    assert trainings("imagenet_table2") == {("rigl", net, density, times, 90) for net in resnets for times in (1, 5)}
     small = ("resnet20_cifar", "resnet32_cifar", "resnet56_cifar")
-    assert trainings("cifar10_dpf") == {("dpf", net, kept, 1, 300) for net in small for kept in (0.1, 0.05)}
-    found = transfers("cifar10_dpf")
+    assert trainings("cifar10_table3") == {("dpf", net, kept, 1, 300) for net in small for kept in (0.1, 0.05)}
+    found = transfers("cifar10_table3")
+    assert transfers("imagenet_table2") == {("resnet26", to, "mask-06") for to in ("resnet18", "resnet34")}
     steps = [(f"resnet{a}_cifar", f"resnet{b}_cifar") for a, b in ((14, 20), (20, 32), (32, 56))]
     assert found == {(*step, level) for step in steps for level in ("mask-10", "mask-13")}
 
 
-@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_sweep_is_a_graph_with_inputs_first(path: Path) -> None:
-    sweep = plan_sweep(path)
+def test_every_shipped_sweep_is_a_graph_with_inputs_first(shipped: Path) -> None:
+    sweep = plan_sweep(shipped)
     seen: set[str] = set()
     for name, job in sweep.jobs.items():
         assert set(job.inputs) <= seen
         seen.add(name)
-    assert path.name in path.read_text().splitlines()[0], "the header says how to run it"
+
+
+def test_every_shipped_sweep_says_how_to_run_it_and_what_comes_of_it(shipped: Path) -> None:
+    header = list(itertools.takewhile(lambda line: line.startswith("#"), shipped.read_text().splitlines()))
+    assert header[0].startswith(f"# python launch/sweep.py {shipped.relative_to(REPOSITORY)} --cluster ")
+    if shipped.parent == SWEEPS:
+        text = "\n".join(header)
+        assert "# Hardware: " in text
+        assert "Time" in text
+        assert "Accuracy" in text or "Expected" in text or "accuracy" in text
+
+
+def test_every_sweep_of_a_paper_has_a_twin_and_a_place_in_the_index() -> None:
+    ours = {"quickstart", "cifar10_cpu"}  # without a twin: they are small themselves
+    names = {path.stem for path in SWEEPS.glob("*.yaml")}
+    assert {path.stem for path in (SWEEPS / "digits").glob("*.yaml")} == names - ours
+    index = (REPOSITORY / "docs/papers.md").read_text()
+    assert [name for name in sorted(names) if f"`{name}" not in index] == []
 
 
 def test_ticket_of_one_source_serves_every_target() -> None:

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from elth_dist.sweeps.plan import Sweep, plan_sweep
 from elth_dist.sweeps.titles import titles
 from tests.helpers.ranks import REPOSITORY
-
-SWEEPS = REPOSITORY / "configs/sweeps"
 
 
 def planned(folder: Path, experiments: Sequence[dict[str, Any]], **sections: Any) -> Sweep:
@@ -73,11 +70,7 @@ def test_seeds_have_no_titles_of_their_own(tmp_path: Path) -> None:
     assert set(of_label(sweep, "level-01")) == {"level-01 (resnet14_cifar)"}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in sorted(SWEEPS.rglob("*.yaml")) if "vgg" not in path.stem], ids=lambda path: path.stem
-)
-def test_no_two_different_jobs_of_a_shipped_sweep_are_called_the_same(path: Path) -> None:
-    sweep = plan_sweep(path)
+def test_no_two_different_jobs_of_a_shipped_sweep_are_called_the_same(shipped: Path) -> None:
+    sweep = plan_sweep(shipped)
     told = titles(sweep)
-    groups = {job.group for job in sweep.jobs.values()}
-    assert len(set(told.values())) == len(groups)
+    assert len(set(told.values())) == len({job.group for job in sweep.jobs.values()})
