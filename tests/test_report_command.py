@@ -32,6 +32,7 @@ RUN = [
     "--data.loader=resident",
     "--train.epochs=1",
     "--train.milestones=[]",
+    "--train.bn=running",
     "--train.bn_batches=2",
     "--method.levels=2",
     "--method.rewind=2it",
