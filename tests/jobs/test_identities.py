@@ -8,8 +8,8 @@ Regenerated since, because results changed (`changed` in identities.json holds t
   configs/sweeps/imagenet_*.yaml also have `delta_t: 400` now, for batch 1024.)
 - Any mask update that matches a ticket: it keeps exactly as many weights.
 
-Planned otherwise since: the quickstart has its other methods at level 3; two transfers with equal plans are one job; most
-sweeps are those of a later version.
+Planned otherwise since: the quickstart has its other methods at level 3; two transfers with equal plans are one job;
+most sweeps are later ones.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ CONTROLS: list[Any] = [
     {"name": "magnitude", "matched": "layerwise"},
 ]
 METHODS = ("magnitude", "snip", "grasp", "synflow", "random", "rigl", "set", "snfs", "gradual", "dpf")
-#: Overrides of configs/quickstart.yaml; the content hash of the ticket file "T" is "0123abcd".
+#: Overrides of configs/quickstart_fast.yaml; the content hash of the ticket file "T" is "0123abcd".
 CASES: dict[str, dict[str, Any]] = {
     "every control": {"method": {"name": "imp", "levels": 2, "controls": CONTROLS}},
     "controls of a transfer": {

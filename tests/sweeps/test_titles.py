@@ -13,7 +13,7 @@ from tests.helpers.ranks import REPOSITORY
 
 def planned(folder: Path, experiments: Sequence[dict[str, Any]], **sections: Any) -> Sweep:
     path = folder / "tiny.yaml"
-    recipe = str(REPOSITORY / "configs/quickstart.yaml")
+    recipe = str(REPOSITORY / "configs/quickstart_fast.yaml")
     path.write_text(yaml.safe_dump({"recipe": recipe, "experiments": list(experiments), **sections}))
     return plan_sweep(path)
 
