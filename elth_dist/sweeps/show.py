@@ -18,6 +18,8 @@ from elth_dist.sweeps.states import State, last_line, progress
 from elth_dist.sweeps.titles import titles
 
 _STYLES = {"done": "green", "running": "cyan", "queued": "yellow", "failed": "red", "blocked": "magenta", "open": "dim"}
+#: Inputs of a job that its line names, besides the one above it.
+_OTHERS = 3
 _ORDER: Sequence[State] = ("done", "running", "queued", "open", "blocked", "failed")
 
 
@@ -37,7 +39,9 @@ def print_plan(sweep: Sweep, state_of: Mapping[str, State], predictor: Predictor
         line = rich.text.Text(title_of[jobs[0].name])
         others = [name for role, name in inputs.items() if name != parent and role != "previous"]
         if others:
-            line.append(f"  also needs {', '.join(title_of[other] for other in others)}", style="dim")
+            shown = [title_of[other] for other in others[:_OTHERS]]
+            more = f" and {len(others) - _OTHERS} more" if len(others) > _OTHERS else ""
+            line.append(f"  also needs {', '.join(shown)}{more}", style="dim")
         line.append(f"  seeds {', '.join(map(seeds_of, jobs))}" if len(jobs) > 1 else f"  seed {seeds_of(jobs[0])}")
         cost = Cost.total(predictor.cost(job.name) for job in jobs)
         if cost.flops != 0:

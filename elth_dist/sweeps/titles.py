@@ -14,12 +14,15 @@ _SEEDS = ("seed", "data_seed")
 #: The number that a graph adds to a name which another job has.
 _NUMBER = re.compile(r"-\d+(?=$| \()")
 
+#: Options that follow from a job's place in its graph: told only if no other options tell jobs apart.
+_LAST = ("level", "data_order")
+
 #: Values of options by name; of each option those of the job, then those of the jobs that it needs.
 _Options = dict[str, tuple[str, ...]]
 
 
 def titles(sweep: Sweep) -> dict[str, str]:
-    """Describe every job, by name: jobs that would be described alike get the options in which they differ.
+    """Describe every job, by name: jobs that would be described alike get options that tell them apart.
 
     These can be options of jobs that they need: a level says the rewind step if the sweep has several. Jobs that
     differ in seeds alone have one title.
@@ -56,14 +59,23 @@ def _with_history(sweep: Sweep, job: SweepJob, own: Mapping[str, Mapping[str, st
 
 
 def _differences(members: Sequence[_Options]) -> list[list[str]]:
-    """List, for each member, the options in which the members differ, with its values up to the first that differs."""
+    """List options that tell the members apart, with each one's value and as few of the values before as suffice.
+
+    An option that tells no more of them apart than those before it is left out.
+    """
     apart: list[list[str]] = [[] for _ in members]
-    for name in dict.fromkeys(name for member in members for name in member):
+    seen: list[tuple[str, ...]] = [() for _ in members]
+    names = dict.fromkeys(name for member in members for name in member)
+    for name in sorted(names, key=_LAST.__contains__):
         values = [member.get(name, ()) for member in members]
-        if len(set(values)) > 1:
-            depth = next(depth for depth in range(1, 1 + max(map(len, values))) if len({v[:depth] for v in values}) > 1)
-            for told, value in zip(apart, values, strict=True):
-                told += [f"{name} {' <- '.join(value[:depth])}"] if value else []
+        depths = range(1, 1 + max(map(len, values)))
+        depth = next(depth for depth in depths if len({v[:depth] for v in values}) == len(set(values)))
+        told = [" <- ".join(value[:depth]) for value in values]
+        both = [(*before, value) for before, value in zip(seen, told, strict=True)]
+        if len(set(both)) > len(set(seen)):
+            seen = both
+            for each, value in zip(apart, told, strict=True):
+                each += [f"{name} {value}"] if value else []
     return apart
 
 

@@ -65,6 +65,20 @@ def test_numbered_names_give_way_to_what_differs(tmp_path: Path) -> None:
     ]
 
 
+def test_an_option_that_tells_nothing_more_apart_is_left_out(tmp_path: Path) -> None:
+    grid = {"train": [{"lr": 0.1}, {"lr": 0.01, "milestones": ["3ep"]}]}
+    stability = {"consecutive": True}
+    experiment = {**IMP, "methods": [{"levels": 1, "controls": [], "stability": stability}], "grid": grid}
+    expected = [f"line-level-00-level-01 (resnet14_cifar) [train.lr {lr}]" for lr in (0.1, 0.01)]
+    assert of_label(planned(tmp_path, [experiment]), "line-level-00-level-01") == expected
+
+
+def test_a_data_order_is_told_where_nothing_else_differs(tmp_path: Path) -> None:
+    sweep = planned(tmp_path, [{**IMP, "grid": {"method.data_order": ["per_level", "same"]}}])
+    expected = [f"level-00 (resnet14_cifar) [data_order {order}]" for order in ("level-00", "level")]
+    assert of_label(sweep, "level-00") == expected
+
+
 def test_levels_are_not_taken_for_numbers(tmp_path: Path) -> None:
     told = titles(planned(tmp_path, [{**IMP, "methods": [{"levels": 11, "controls": []}]}]))
     assert {"level-10 (resnet14_cifar)", "level-11 (resnet14_cifar)"} <= set(told.values())
