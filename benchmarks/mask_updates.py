@@ -124,7 +124,7 @@ def contenders(ranks: Ranks, arguments: argparse.Namespace) -> dict[str, Contend
         )
 
     def static(dense: Masks) -> Updater:
-        return StaticMask(random_masks(dense, dict.fromkeys(dense, arguments.density), 0))
+        return StaticMask(random_masks(dense, _counts(dense, arguments.density), 0))
 
     made = {"static": Contender(ranks, arguments, static)}
     for name in UPDATES:
@@ -169,7 +169,7 @@ def selection_table(arguments: argparse.Namespace, device: torch.device) -> Tabl
         name: weight.detach().to(device) for name, weight in prunable_weights(build_model(arguments.arch, 1000)).items()
     }
     dense = Masks.dense({name: tuple(weight.shape) for name, weight in weights.items()})
-    masks = random_masks(dense, dict.fromkeys(dense, arguments.density), 0).to(device)
+    masks = random_masks(dense, _counts(dense, arguments.density), 0).to(device)
     gradients = {name: torch.randn_like(weight).abs() for name, weight in weights.items()}
     counts = {name: int(0.3 * kept) for name, kept in masks.counts.items()}
 
@@ -198,6 +198,10 @@ def selection_table(arguments: argparse.Namespace, device: torch.device) -> Tabl
         one, other = (choose(masks[name], weights[name], gradients[name], counts[name]) for choose in choices.values())
         assert torch.equal(one, other), name
     return table
+
+
+def _counts(dense: Masks, density: float) -> dict[str, int]:
+    return {name: round(density * mask.numel()) for name, mask in dense.items()}
 
 
 if __name__ == "__main__":

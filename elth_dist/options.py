@@ -131,3 +131,55 @@ class Step:
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         written = {"type": "string", "pattern": f"^({_STEP.pattern}|0)$", "examples": ["5ep", "1000it"]}
         return {"anyOf": [written, {"const": 0}]}
+
+
+_SPACING = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ep|%)")
+
+
+class Spacing:
+    """A distance between two steps of a training: ``"0.5ep"`` (epochs) or ``"2.5%"`` (of the training's steps)."""
+
+    __slots__ = ("amount", "unit")
+
+    def __init__(self, amount: Decimal, unit: str) -> None:
+        """`unit`: "ep" or "%". A spacing is immutable, and can be the key of a dict."""
+        self.amount = amount.normalize()
+        self.unit = unit
+
+    @classmethod
+    def parse(cls, value: "str | Spacing") -> "Spacing":
+        """Read a spacing; ValueError if `value` is not one."""
+        if isinstance(value, Spacing):
+            return value
+        match = _SPACING.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(f"{value!r} is not an interval: write 100 (optimizer steps), '0.5ep' (epochs) or '2.5%'")
+        amount = Decimal(match[1])
+        if not amount or (match[2] == "%" and amount > 100):
+            raise ValueError(f"{value!r}: an interval is above 0 and at most 100% of the training")
+        return cls(amount, match[2])
+
+    def steps(self, total_steps: int, steps_per_epoch: int) -> int:
+        """Convert to optimizer steps, rounded to the nearest, halves up; at least 1."""
+        whole = steps_per_epoch if self.unit == "ep" else Decimal(total_steps) / 100
+        return max(1, int((self.amount * whole).to_integral_value(ROUND_HALF_UP)))
+
+    def __str__(self) -> str:
+        return f"{self.amount:f}{self.unit}"
+
+    def __repr__(self) -> str:
+        return f"Spacing({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spacing) and (self.amount, self.unit) == (other.amount, other.unit)
+
+    def __hash__(self) -> int:
+        return hash((self.amount, self.unit))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=core_schema.to_string_ser_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^({_SPACING.pattern})$", "examples": ["0.5ep", "2.5%"]}

@@ -151,3 +151,5 @@ families: Registry[Any] = Registry("family")
 optimizers: Registry[type[Any]] = Registry("optimizer")
 #: Datasets; classes of options derived from data.DataOptions.
 datasets: Registry[type[Any]] = Registry("dataset")
+#: Tables and figures of papers, which a report draws; classes derived from reporting.papers.PaperFigure.
+paper_figures: Registry[type[Any]] = Registry("figure")

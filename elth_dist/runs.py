@@ -1,5 +1,7 @@
 """Finished work, read back: the jobs of a run directory or of a sweep's folder."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,12 +9,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import ValidationError
 
+from elth_dist.config import Config, explain
 from elth_dist.errors import UserError
+from elth_dist.jobs.plan import Plan, make_plan
+from elth_dist.jobs.report import Done, done_in, read_results
+from elth_dist.plugins import load_plugins
 from elth_dist.reporting.metrics_file import read as read_rows
+from elth_dist.reporting.records import Results
 from elth_dist.runtime.job_folder import JobFolder, Result
 from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.sweeps.folder import SweepFolder
+from elth_dist.sweeps.plan import SweepJob, run_jobs
 from elth_dist.tickets.weights import load_about, load_weights
 
 if TYPE_CHECKING:
@@ -137,6 +146,73 @@ def load_run(path: Path | str) -> Run:
         logs = {name: sweep.directory(name) for name in dict.fromkeys(folders)}
         return _run(path, {}, {name: (log, sweep.job(name), _config(log)) for name, log in logs.items()})
     raise UserError(f"{path}: is no run directory (no config.yaml) and no sweep's folder (no jobs/)")
+
+
+def load_results(path: Path | str) -> Results:
+    """Read the records of a run's or sweep's finished jobs; nothing is written, and it may still be going on.
+
+    Args:
+        path: a run directory or a sweep's folder.
+
+    Raises:
+        UserError: it is neither, or a result or a configuration is damaged.
+    """
+    path = Path(path)
+    run = load_run(path)
+    if run.config:
+        plan, notes = _planned(run.config)
+        name = str(run.config.get("run", {}).get("name") or path.resolve().name)
+        done = [] if plan is None else done_in(plan.jobs, plan.groups, RunDirectory(path))
+    else:
+        sweep = SweepFolder(path)
+        name, _ = sweep.about()
+        done, notes = _done_in_sweep(sweep, run)
+    known = {entry.job.name: entry.job.identity for entry in done}
+    changed = [job.name for job in run.jobs.values() if known.get(job.name) != job.identity]
+    if changed and not notes:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        notes = [f"{path}: {', '.join(changed[:3])}{more}: left out, made by another version of elth_dist or a plugin"]
+    done = [entry for entry in done if entry.job.name not in changed]
+    return read_results(done, run=name, notes=notes)
+
+
+def _done_in_sweep(sweep: SweepFolder, run: Run) -> tuple[list[Done], list[str]]:
+    """The finished jobs of a sweep in an order that people expect: by network, method and seed; inputs first."""
+    texts: dict[str, Mapping[str, Any]] = {}
+    for job in run.jobs.values():
+        texts.setdefault(json.dumps(job.config, sort_keys=True), job.config)
+    planned: dict[str, SweepJob] = {}
+    notes: list[str] = []
+    for config in sorted(texts.values(), key=_usual_order):
+        plan, complaints = _planned(config)
+        notes += [note for note in complaints if note not in notes]
+        if plan is not None:
+            for planned_job in run_jobs(Config(**config)):
+                planned.setdefault(planned_job.name, planned_job)
+    done = [
+        Done(job.job, job.group, sweep.job(name), sweep.directory(name).metrics)
+        for name, job in planned.items()
+        if name in run.jobs
+    ]
+    return done, notes
+
+
+def _planned(config: Mapping[str, Any]) -> tuple[Plan | None, list[str]]:
+    """Plan a run again from its configuration; None, and why, if that is not possible any more."""
+    try:
+        load_plugins(config.get("plugins") or ())
+        chosen = Config(**config)
+        return make_plan(chosen.method, chosen.setting), []
+    except (UserError, ValidationError) as error:
+        text = str(error) if isinstance(error, UserError) else explain(error, {}, None, config)
+        return None, [f"{config.get('run', {}).get('name')}: cannot be planned again: {text}"]
+
+
+def _usual_order(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    arch = str(config.get("model", {}).get("arch"))
+    parts = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", arch)]
+    method = config.get("method", {})
+    return parts, method.get("name") != "imp", json.dumps(method, sort_keys=True), config.get("seed", 0)
 
 
 def job_of(path: Path) -> FinishedJob | None:

@@ -60,7 +60,7 @@ def run(config: Config) -> "dict[str, Result]":
     jobs = plan.jobs
 
     def report() -> None:
-        write_report(jobs, directory, title=config.run.name)
+        write_report(jobs, plan.groups, directory, title=config.run.name)
 
     walk(plan, jobs, {job.name: job for job in jobs}, directory, config.to_yaml(), finish=report)
     return {job.name: directory.job(job.name).read() for job in jobs if directory.job(job.name).result.exists()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from elth_dist import MaskUpdate, Updater, updates
-from elth_dist.sparsity.updates.base import Interval, step_cost
+from elth_dist.sparsity.updates.base import Interval, interval_steps, step_cost
 from elth_dist.sparsity.updates.updater import Agree, PeriodicUpdater
 
 if TYPE_CHECKING:
@@ -28,12 +28,21 @@ class AcDc(MaskUpdate):
     label: ClassVar[str] = "AC/DC"
     name: Literal["acdc"] = "acdc"
     distribution: Literal["global"] = Field(default="global", description="prune by global magnitude")
-    phase: Interval = Field(default=100, description="optimizer steps per phase")
+    phase: Interval = Field(default=100, description="length of a phase: optimizer steps, epochs or a share")
 
     def create(
-        self, dense: "Masks", *, density: float, seed: int, total_steps: int, steps_per_epoch: int, agree: Agree
+        self,
+        dense: "Masks",
+        *,
+        density: float,
+        kept: int | None = None,
+        seed: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        agree: Agree,
     ) -> Updater:
-        return AcDcUpdater(dense, self.phase, density, total_steps, agree)
+        phase = interval_steps(self.phase, total_steps, steps_per_epoch)
+        return AcDcUpdater(dense, phase, round(density * dense.total) if kept is None else kept, total_steps, agree)
 
     def cost(
         self,
@@ -51,9 +60,9 @@ class AcDc(MaskUpdate):
 class AcDcUpdater(PeriodicUpdater):
     """Keep all weights in even phases and the largest ones in odd phases."""
 
-    def __init__(self, dense: "Masks", phase: int, density: float, total_steps: int, agree: Agree) -> None:
+    def __init__(self, dense: "Masks", phase: int, kept: int, total_steps: int, agree: Agree) -> None:
         super().__init__(dense, agree)
-        self._dense, self._phase, self._density = dense, phase, density
+        self._dense, self._phase, self._kept = dense, phase, kept
         self._last = (total_steps - 1) // phase * phase  # where the last phase begins
 
     def after_step(self, step: int, finite: "Tensor | bool") -> None:
@@ -62,5 +71,4 @@ class AcDcUpdater(PeriodicUpdater):
             return
         dense = self._dense.to(self._weights.device)
         compressed = done // self._phase % 2 == 1 or done >= self._last
-        kept = round(self._density * dense.total)
-        self._change(self._weights.prune(dense, kept) if compressed else dense)
+        self._change(self._weights.prune(dense, self._kept) if compressed else dense)

@@ -13,7 +13,7 @@ from elth_dist.jobs.methods.imp import ImpMethod
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if "sweeps" not in path.parts)
-QUICKSTART = ["--config", str(ROOT / "configs/quickstart.yaml")]
+QUICKSTART = ["--config", str(ROOT / "configs/quickstart_fast.yaml")]
 
 
 def refused(*arguments: str) -> str:

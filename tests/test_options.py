@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from elth_dist.options import NO_EFFECT, Options, Step
+from elth_dist.options import NO_EFFECT, Options, Spacing, Step
 
 
 class _Inner(Options):
@@ -167,3 +167,21 @@ def test_steps_have_a_json_schema_and_survive_json() -> None:
 def test_no_torch_is_needed() -> None:
     code = "import sys, elth_dist.options, elth_dist.runtime.options; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "plain", "steps"),
+    [("0.5ep", "0.5ep", 11), ("2.50 %", "2.5%", 25), ("100%", "100%", 1000), ("0.01%", "0.01%", 1), ("1ep", "1ep", 22)],
+)
+def test_spacings_in_epochs_and_percent(written: str, plain: str, steps: int) -> None:
+    found = Spacing.parse(written)
+    assert str(found) == plain
+    assert found == Spacing.parse(plain)
+    assert hash(found) == hash(Spacing.parse(plain))
+    assert found.steps(1000, 22) == steps
+
+
+@pytest.mark.parametrize("wrong", ["0%", "0ep", "101%", "100it", "five", "-1ep", 5])
+def test_other_spacings_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="interval"):
+        Spacing.parse(wrong)

@@ -46,7 +46,7 @@ def registered() -> Iterator[None]:
 
 
 def config(**method: Any) -> Config:
-    base = read_yaml(REPOSITORY / "configs/quickstart.yaml")
+    base = read_yaml(REPOSITORY / "configs/quickstart_fast.yaml")
     return Config(**merge({**base, "method": method}, {}))
 
 
@@ -182,7 +182,7 @@ def test_a_name_alone_and_ready_options_are_kinds() -> None:
     adapter = TypeAdapter[Any](AnyCriterion)
     assert adapter.validate_python("magnitude") == adapter.validate_python({"name": "magnitude"}) == Magnitude()
     assert adapter.validate_python(Magnitude()) == Magnitude()
-    assert adapter.dump_python(Magnitude()) == {"name": "magnitude", "matched": "global"}
+    assert adapter.dump_python(Magnitude()) == {"name": "magnitude", "matched": "global", "dense_layers": ()}
     schema = adapter.json_schema()
     assert schema["anyOf"][0]["enum"] == list(criteria)
 

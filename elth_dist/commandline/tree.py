@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from elth_dist.options import Step
+from elth_dist.options import Spacing, Step
 from elth_dist.registry import OneOf
 
 #: One form of an option's value: a type, a class of options, or one of several kinds.
@@ -60,7 +60,7 @@ def is_text(form: Form) -> bool:
     """Whether a form is written as plain text."""
     if origin(form) is Literal:
         return all(isinstance(choice, str) for choice in get_args(form))
-    return form in (str, Path, Step)
+    return form in (str, Path, Step, Spacing)
 
 
 def length(form: Form) -> int | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from elth_dist import yaml_files
 from elth_dist.commandline.tree import Form, elements, forms, is_list, is_mapping, is_section, is_text, length, origin
-from elth_dist.options import Step
+from elth_dist.options import Spacing, Step
 from elth_dist.registry import OneOf
 
 
@@ -113,6 +113,7 @@ def _described(form: Form) -> str:
         str: "a text (numbers in quotes)",
         Path: "a path",
         Step: "a step: 5ep (epochs), 1000it (optimizer steps) or 0",
+        Spacing: "an interval: 0.5ep (epochs) or 2.5% (of the training's steps)",
     }
     return names.get(form, "names with values, such as {NAME: VALUE}" if is_mapping(form) else "another value")
 
@@ -138,7 +139,15 @@ def _placeholder(form: Form) -> str:
         return ",".join(map(placeholder, _each(form)))
     if origin(form) is Literal:
         return "|".join(map(show, get_args(form)))
-    names = {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", Step: "STEP"}
+    names = {
+        bool: "true|false",
+        int: "INTEGER",
+        float: "NUMBER",
+        str: "TEXT",
+        Path: "PATH",
+        Step: "STEP",
+        Spacing: "INTERVAL",
+    }
     return names.get(form, "{NAME: ...}" if is_mapping(form) else "VALUE")
 
 

@@ -25,6 +25,8 @@ _LOG = logging.getLogger(__name__)
 #: Raised when a change of the code gives other pixels, so that files of the code before it are not read.
 _FORMAT = 1
 _METADATA_KEY = "decoded_images"
+#: Bytes of pixels that are kept at most: ImageNet at 64 px is decoded by every job.
+_LARGEST = 4 << 30
 
 
 def decode_together(catalog: Catalog, options: DataOptions, ranks: Ranks) -> tuple[Images, Images]:
@@ -39,7 +41,7 @@ def decode_together(catalog: Catalog, options: DataOptions, ranks: Ranks) -> tup
     cache: Decoded | None = None
     read: tuple[Images, Images] | None = None
     with ranks.together():
-        if ranks.is_main and options.cache is not None:
+        if ranks.is_main and options.cache is not None and _bytes(catalog, options) <= _LARGEST:
             cache = Decoded(options.cache, catalog, options)
             read = cache.load()
     was_read = ranks.broadcast_json(read is not None)
@@ -140,6 +142,10 @@ class Decoded:
 
     def _told(self, train: Images, val: Images) -> dict[str, str]:
         return {"key": self._key, "train": train.fingerprint, "val": val.fingerprint}
+
+
+def _bytes(catalog: Catalog, options: DataOptions) -> int:
+    return (len(catalog.train) + len(catalog.val)) * 3 * options.image_size**2
 
 
 def _key(catalog: Catalog, options: DataOptions) -> str:

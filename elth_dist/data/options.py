@@ -96,8 +96,8 @@ class DataOptions(Options):
     )
     cache: Path | None = Field(
         default=None,
-        description="folder that keeps the decoded images of the resident loader, so that a later job need not decode "
-        "them; null: decoded/ in the run directory, or in a sweep's",
+        description="folder that keeps the decoded images of the resident loader (up to 4 GiB), so that later jobs "
+        "need not decode them; null: decoded/ in the run directory, or in a sweep's",
         json_schema_extra=NO_EFFECT,
     )
     prefetch: Annotated[int, Field(ge=1, le=64)] = Field(

@@ -1,7 +1,7 @@
 """The inputs and outputs of a running job."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from elth_dist.runtime.job_folder import JobFolder
@@ -17,6 +17,7 @@ class JobContext:
     folder: JobFolder  # where the result goes
     inputs: Mapping[str, JobFolder]  # role -> the folder of the job in that role
     training: Context
+    about: Mapping[str, Any] = field(default_factory=dict)  # method, level and so on, for people; rank 0 only
 
     @property
     def is_main(self) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 from elth_dist.jobs.kinds import JobKind
 
-#: Part of every identity: raised when the meaning of an option or of a job changes.
+#: Part of every identity: raised when the meaning of an option or of a job changes for all jobs. A change of one kind
+#: marks the identities of that kind alone: see MaskUpdate.meaning and DynamicJob.part.
 GRAPH_VERSION = 1
 
 

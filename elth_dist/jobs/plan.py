@@ -25,6 +25,18 @@ class Plan:
         """Plan the same method under another setting."""
         return _plan(self.method, setting, self.ticket)
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """For each job, by name, a hash that is equal for jobs that differ in seeds or data orders alone."""
+        seedless = self.on(self.setting.model_copy(update={"seed": 0, "data_seed": None})).jobs
+
+        def first(job: Job) -> Job:
+            usual = job.options.in_usual_order()
+            alike = (other for other in seedless if (other.options, other.inputs) == (usual, job.inputs))
+            return job if usual == job.options else next(alike, job)
+
+        return {job.name: first(job).identity for job in seedless}
+
     def check_size(self, num_train: int, rank: int = 0, world_size: int = 1) -> None:
         """Refuse `num_train` samples that do not make the steps that the training needs. UserError."""
         check_size(self.method, self.setting, num_train, self.ticket, rank, world_size)

@@ -1,10 +1,8 @@
 """Predict the cost of a run: each job of its graph reports its trainings and tickets to a forecast."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import nn
 
 from elth_dist.accounting.conventions import CONVENTIONS, Convention
 from elth_dist.accounting.layers import Densities, Network, network
@@ -35,6 +33,7 @@ class Prediction:
     dense_forward: float
     train: float  # of the whole job
     dense_train: float  # of one dense training of the same network, from step 0 to the end of the schedule
+    warning: str | None = None  # about options of its mask update that hardly do anything
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ class TicketForecast:
     arch: str
     densities: Densities  # of its layers; those without an entry are dense
     rewind_step: int
+    num_classes: int
+    image_size: int | None  # pixels; None: no weight's shape depends on it
 
     def density(self, name: str) -> float:
         """Return the density of a layer."""
@@ -105,10 +106,13 @@ class Forecast:
         total = setting.train.epochs * per_epoch
         counted, convention = self._network(ticket.arch, setting), self._convention
         forward, dense = convention.forward(counted, ticket.densities), convention.forward(counted)
+        warning = None
         if update is None:
             end, cost = total if end is None else end, step_cost(forward, dense)
         else:
             end = total * update.multiplier if end is None else end
+            said = update.stretched().warning(end, per_epoch)
+            warning = None if said is None else f"{update.name}: {said}"
             cost = update.stretched().cost(
                 forward, dense, total_steps=end, steps_per_epoch=per_epoch, convention=convention.name
             )
@@ -123,6 +127,7 @@ class Forecast:
             dense_forward=dense,
             train=samples * cost,
             dense_train=total * setting.train.global_batch * step_cost(dense, dense),
+            warning=warning,
         )
 
     def steps_per_epoch(self, setting: Setting) -> int:
@@ -133,33 +138,47 @@ class Forecast:
         """Compute a ticket's global density."""
         return self._network(ticket.arch, setting).density(ticket.densities)
 
-    def shapes(self, arch: str) -> Mapping[str, Sequence[int]]:
-        """Shapes of a network's prunable weights."""
-        return {name: tuple(p.shape) for name, p in _prunable(arch).items()}
+    def shapes(self, ticket: TicketForecast) -> Mapping[str, Sequence[int]]:
+        """Shapes of the prunable weights of a ticket's network, by name."""
+        model = blank_model(ticket.arch, ticket.num_classes, ticket.image_size)
+        weights = prunable_weights(model, architecture(ticket.arch).excluded)
+        return {name: tuple(weight.shape) for name, weight in weights.items()}
 
     def names(self, arch: str) -> list[str]:
         """Names of a network's prunable weights."""
-        return list(_prunable(arch))
+        return list(prunable_weights(blank_model(arch, 2), architecture(arch).excluded))
 
     def dense(self, setting: Setting, rewind_step: int = 0) -> TicketForecast:
         """Forecast the dense network of a setting."""
-        return TicketForecast(setting.model.arch, {}, rewind_step)
+        data = setting.data
+        return TicketForecast(setting.model.arch, {}, rewind_step, self._size(data)[1], data.image_size)
 
     def ticket_like(self, ticket: TicketForecast, densities: Densities) -> TicketForecast:
         """Forecast a ticket with other densities."""
-        return TicketForecast(ticket.arch, densities, ticket.rewind_step)
+        return replace(ticket, densities=densities)
+
+    def starting_at(self, ticket: TicketForecast, step: int) -> TicketForecast:
+        """Forecast a ticket whose training begins at another step."""
+        return replace(ticket, rewind_step=step)
+
+    def with_new_classifier(self, ticket: TicketForecast, setting: Setting) -> TicketForecast:
+        """Forecast a ticket with a dense classifier for the classes of a setting's data."""
+        dense = {architecture(ticket.arch).classifier: 1.0}
+        classes = self._size(setting.data)[1]
+        return replace(ticket, densities={**ticket.densities, **dense}, num_classes=classes)
 
     def read(self, path: str) -> TicketForecast:
         """Read the forecast of an external ticket file."""
         ticket = Ticket.load(Path(path))
-        return TicketForecast(ticket.arch, ticket.masks.densities, ticket.meta.rewind_step)
+        size = architecture(ticket.arch).image_size(ticket.weights)
+        return TicketForecast(ticket.arch, ticket.masks.densities, ticket.meta.rewind_step, ticket.num_classes, size)
 
     def moved(self, ticket: TicketForecast, rules: TransferOptions) -> TicketForecast:
         """Forecast a ticket after a transfer: layer densities move with the units."""
         old, new = (blank_model(arch, 2).state_dict() for arch in (ticket.arch, rules.to))
         sources = source_keys(rules.plan_from(ticket.arch), old, new)
         densities = {name: ticket.density(sources[name]) for name in self.names(rules.to)}
-        return TicketForecast(rules.to, densities, ticket.rewind_step)
+        return replace(ticket, arch=rules.to, densities=densities)
 
     def _network(self, arch: str, setting: Setting) -> Network:
         return network(arch, setting.data.image_size, self._size(setting.data)[1])
@@ -168,8 +187,3 @@ class Forecast:
         if data not in self._sizes:
             self._sizes[data] = data.size()
         return self._sizes[data]
-
-
-def _prunable(arch: str) -> dict[str, nn.Parameter]:
-    """The prunable weights of a network, on the meta device."""
-    return prunable_weights(blank_model(arch, 2), architecture(arch).excluded)

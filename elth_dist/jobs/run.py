@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from elth_dist.errors import UserError
 from elth_dist.jobs.context import JobContext
 from elth_dist.jobs.graph import Job
+from elth_dist.jobs.report import described
 from elth_dist.runtime.checkpoints import Checkpoints
 from elth_dist.runtime.job_folder import JobFolder
 from elth_dist.runtime.run_directory import RunDirectory
@@ -37,9 +38,10 @@ def run_job(job: Job, jobs: Mapping[str, Job], run: RunDirectory, context: Conte
         for role, name in job.inputs.items():
             if ranks.is_main and not inputs[role].finished(jobs[name].identity):
                 raise UserError(f"{job.name}: its input {name} is missing or damaged in {inputs[role].path}")
+    about = described(job, jobs, run) if ranks.is_main and job.options.network_setting is not None else {}
     start = time.monotonic()
     folder.path.mkdir(parents=True, exist_ok=True)
-    metrics = job.options.run(JobContext(job.name, job.identity, folder, inputs, context))
+    metrics = job.options.run(JobContext(job.name, job.identity, folder, inputs, context, about))
     metrics["dataset"] = context.dataset.fingerprint
     metrics["seconds"] = round(time.monotonic() - start, 3)
     with ranks.together():

@@ -77,6 +77,7 @@ def train_ticket(
     ticket: Ticket,
     *,
     data_order: str,
+    level: int | None = None,
     title: str,
     order: int = 0,
     previous: Masks | None = None,
@@ -84,8 +85,8 @@ def train_ticket(
 ) -> Metrics:
     """Train a ticket from its rewind step to the end; write the ticket and the trained weights.
 
-    `order`: number of the data order, among those of this ticket. `previous`: masks of the previous level, to report
-    the overlap. `penalty`: a term of the loss.
+    `level`: of IMP, if it trains one, for the report. `order`: number of the data order, among those of this ticket.
+    `previous`: masks of the previous level, to report the overlap. `penalty`: a term of the loss.
     """
     fitted = train(
         job,
@@ -102,8 +103,8 @@ def train_ticket(
         ticket.save(job.folder.ticket)
         about = about_weights(job, setting, fitted, ticket.density, ticket.meta.level)
         save_weights(job.folder.trained, fitted.weights, about)
-    report_end(job, fitted, ticket.masks, previous)
-    finish_report(job, setting, fitted)
+    report_end(job, fitted, ticket.masks, previous, level)
+    finish_report(job, fitted)
     return {**training_metrics(fitted), **ticket_metrics(ticket)}
 
 
@@ -128,17 +129,19 @@ def finish_masks(job: JobContext, ticket: Ticket, masks: Masks, *, criterion: st
     return {**ticket_metrics(made), "criterion": criterion}
 
 
-def report_end(job: JobContext, fitted: Fitted, masks: Masks, previous: Masks | None = None) -> None:
+def report_end(
+    job: JobContext, fitted: Fitted, masks: Masks, previous: Masks | None = None, level: int | None = None
+) -> None:
     """Report the end of a training. `previous`: masks of the previous level, to report the overlap."""
     flops = fitted.flops.scalars(fitted.dense_flops)
-    job.training.reporter.level_end(fitted.end, masks, fitted.weights, previous, flops)
+    job.training.reporter.level_end(fitted.end, masks, fitted.weights, previous, flops, level)
 
 
-def finish_report(job: JobContext, setting: Setting, fitted: Fitted) -> None:
-    """Close the job's report with its options and its final metrics."""
+def finish_report(job: JobContext, fitted: Fitted) -> None:
+    """Close the job's report with what it is and its final metrics."""
     end = fitted.evaluation
     reporter = job.training.reporter
-    reporter.hparams(setting.model_dump(mode="json"), {"top1": end.top1, "top5": end.top5, "loss": end.loss})
+    reporter.hparams(job.about, {"top1": end.top1, "top5": end.top5, "loss": end.loss})
     reporter.finish_job()
 
 

@@ -9,13 +9,15 @@ from elth_dist.errors import UserError
 from elth_dist.jobs.graph import Job
 from elth_dist.jobs.plan import Plan
 from elth_dist.jobs.run import run_job
-from elth_dist.models.build import check_model
+from elth_dist.models.build import blank_model, check_model
+from elth_dist.models.families import architecture
 from elth_dist.reporting.reporter import Reporter
 from elth_dist.runtime.environment import environment
 from elth_dist.runtime.ranks import open_ranks
 from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.runtime.signals import StopSignals
 from elth_dist.runtime.watchdog import Watchdog
+from elth_dist.sparsity.masks import prunable_weights
 from elth_dist.training.context import Context
 from elth_dist.training.loop import Stopped
 
@@ -57,18 +59,17 @@ def walk(
         dtype = image_dtype(setting.train.precision)
         dataset = open_dataset(setting.data, ranks, default_root=directory.digits, dtype=dtype, cache=directory.decoded)
         plan.check_size(dataset.num_train, ranks.rank, ranks.world_size)
-        ticket = plan.ticket if plan.method.trains_file else None
-        if ticket is not None and ticket.num_classes != dataset.num_classes:
-            raise UserError(
-                f"{plan.method.ticket_file}: the ticket has {ticket.num_classes} classes, the dataset "
-                f"{dataset.num_classes}"
-            )
+        if plan.ticket is not None:
+            plan.method.check_classes(plan.ticket, dataset.num_classes)
         for arch in sorted({job.options.arch for job in jobs if job.options.arch is not None}):
             check_model(arch, dataset.num_classes, dataset.image_size)
+        _check_layers(jobs, known)
         surroundings = environment(ranks)
         directory.prepare(ranks, config_yaml, surroundings, jobs)
         texts = {"config": _code(config_yaml), "environment": _code(json.dumps(surroundings, indent=1))}
-        with Reporter(directory.metrics, directory.tensorboard, enabled=ranks.is_main, texts=texts) as reporter:
+        with Reporter(
+            directory.metrics, directory.tensorboard, enabled=ranks.is_main, texts=texts, run=directory.root.name
+        ) as reporter:
             context = Context(ranks, dataset, reporter, stop, watchdog)
             try:
                 for job in jobs:
@@ -82,6 +83,20 @@ def walk(
                 finish()
             ranks.barrier()
     return None
+
+
+def _check_layers(jobs: Sequence[Job], known: Mapping[str, Job]) -> None:
+    """Refuse jobs whose options name layers that their network does not have. UserError."""
+    for job in jobs:
+        source = job
+        while source.options.arch is None and "ticket" in source.inputs:  # a light job: its ticket's network
+            source = known[source.inputs["ticket"]]
+        arch = source.options.arch
+        if arch is not None:
+            try:
+                job.options.check_layers(list(prunable_weights(blank_model(arch, 2), architecture(arch).excluded)))
+            except UserError as error:
+                raise UserError(f"{job.name} ({arch}): {error}") from None
 
 
 def _code(text: str) -> str:

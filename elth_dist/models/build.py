@@ -53,8 +53,9 @@ def build_model(
         num_classes: outputs of the classifier.
         image_size: in pixels, where the network depends on it; None: the family's published one.
         init: "paper" (E-LTH: Kaiming normal with fan-in on conv and fc weights, BatchNorm gamma uniform in [0, 1) and
-            beta 0, other biases 0; no zero-initialised residuals) or "torchvision" (its constructors' distributions;
-            for timm's networks, timm's). Parameters of other modules of a library's network are its constructor's.
+            beta 0, other biases 0; no zero-initialised residuals), "torchvision" (its constructors' distributions;
+            for timm's networks, timm's) or "glorot" (Frankle & Carbin 2019: Glorot normal, biases 0). Parameters of
+            other modules of a library's network are its constructor's.
         seed: the same seed gives the same bits, on any machine with this torch; None draws a new one. The global
             random state is neither read nor changed.
     """

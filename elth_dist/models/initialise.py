@@ -1,11 +1,12 @@
 """Initialisations by kind of module, of random numbers of one generator."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from elth_dist.models.options import Init
@@ -27,18 +28,38 @@ def paper(model: nn.Module, generator: torch.Generator, *, others: Literal["refu
         generator: of all random numbers.
         others: whether parameters of modules that are not known keep their values or fail an assertion.
     """
+    kaiming = functools.partial(nn.init.kaiming_normal_, mode="fan_in", nonlinearity="relu")
+    _draw(model, generator, kaiming, nn.init.uniform_, others)
+
+
+@torch.no_grad()
+def glorot(model: nn.Module, generator: torch.Generator, *, others: Literal["refuse", "keep"] = "refuse") -> None:
+    """Frankle & Carbin 2019: Glorot normal on conv and linear weights, biases 0; BatchNorm starts as the identity.
+
+    Args: as for paper().
+    """
+    _draw(model, generator, nn.init.xavier_normal_, lambda gamma, **_: nn.init.ones_(gamma), others)
+
+
+def _draw(
+    model: nn.Module,
+    generator: torch.Generator,
+    weight: Callable[..., Tensor],
+    gamma: Callable[..., Tensor],
+    others: Literal["refuse", "keep"],
+) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu", generator=generator)
+            weight(module.weight, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             if module.affine:
-                nn.init.uniform_(module.weight, generator=generator)
+                gamma(module.weight, generator=generator)
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            nn.init.kaiming_normal_(module.in_proj_weight, mode="fan_in", nonlinearity="relu", generator=generator)
+            weight(module.in_proj_weight, generator=generator)
             _no_bias(module)
         elif others == "refuse":
             _initialise_alike(module, generator)
@@ -81,6 +102,7 @@ def torchvision(model: nn.Module, generator: torch.Generator, *, linear: Initial
 INITIALISATIONS: Mapping[Init, Callable[[nn.Module, torch.Generator], None]] = {
     "paper": paper,
     "torchvision": torchvision,
+    "glorot": glorot,
 }
 
 

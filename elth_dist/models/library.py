@@ -74,8 +74,10 @@ class Library(Family):
             ) from error
 
     def initialise(self, model: "nn.Module", init: "Init", generator: "torch.Generator") -> None:
-        """ "torchvision" keeps what the constructor drew; "paper" draws the modules that it knows again."""
+        """ "torchvision" keeps what the constructor drew; the others draw the modules that they know again."""
         from elth_dist.models import initialise
 
         if init == "paper":
             initialise.paper(model, generator, others="keep")
+        elif init == "glorot":
+            initialise.glorot(model, generator, others="keep")

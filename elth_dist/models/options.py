@@ -12,7 +12,7 @@ from elth_dist.models.families import architecture, name_forms
 from elth_dist.options import Options
 from elth_dist.plugins import plugin_of
 
-Init = Literal["paper", "torchvision"]
+Init = Literal["paper", "torchvision", "glorot"]
 
 #: What weights can be read from: safetensors, and pickles of tensors alone.
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -42,7 +42,8 @@ class ModelOptions(Options):
     init: Init = Field(
         default="paper",
         description="paper: Kaiming normal (fan-in) for conv and fc weights, BatchNorm gamma uniform in [0, 1), as in "
-        "E-LTH; torchvision: as its constructors do (timm/NAME: as timm's)",
+        "E-LTH; torchvision: as its constructors do (timm/NAME: as timm's); glorot: Glorot normal, as Frankle & Carbin "
+        "2019 for LeNets and Conv-2/4/6",
     )
     weights: Annotated[str, AfterValidator(_readable)] | None = Field(
         default=None,

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LONGEST = 128  # largest side in pixels; more would bloat the event files of a 50-layer network
-_SHORTEST = 64  # least length of the longer side, in pixels
+_LONGEST = 128  # largest side in points; more would bloat the event files of a 50-layer network
+_SHORTEST = 256  # wanted length of the longer side, in pixels
+_NARROWEST = 64  # least length of the shorter side, in pixels
+_FEW = 4  # up to so many input channels, each weight of a kernel is a point: the first layer
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,22 @@ def kept_magnitudes(weight: Tensor, mask: Tensor, bins: int = 64) -> Histogram |
 def mask_picture(mask: Tensor) -> npt.NDArray[np.uint8]:
     """Draw the kept fraction as a heat map [height, width, 3]: output channels down, input channels across.
 
-    The kernel of a convolution is one point. Large layers are averaged over squares until no side exceeds 128 pixels,
-    small layers are magnified. The colour follows the square root of the fraction, from 0 (dark) to 1 (bright) in every
-    picture, so that one kept weight in a hundred is visible and pictures of all levels compare.
+    The kernel of a convolution is one point; with few input channels, each weight of the kernel is one. Large layers
+    are averaged over squares until no side exceeds 128 points, 256 with few input channels. Points are magnified until
+    the picture is easily seen and its sides do not differ too much. The colour follows the square root of the fraction,
+    from 0 (dark) to 1 (bright) in every picture, so that one kept weight in a hundred is visible and pictures of all
+    levels compare.
     """
-    fraction = mask.float().flatten(2).mean(dim=2) if mask.dim() > 2 else mask.float().view(mask.shape[0], -1)
+    weights = mask.float().reshape(mask.shape[0], mask.shape[1], -1) if mask.dim() > 1 else mask.float().view(-1, 1, 1)
+    few = weights.shape[1] <= _FEW
+    fraction = weights.flatten(1) if few else weights.mean(dim=2)
     rows, columns = fraction.shape
-    side = -(-max(rows, columns) // _LONGEST)
+    side = -(-max(rows, columns) // (_SHORTEST if few else _LONGEST))
     size = (-(-rows // side), -(-columns // side))
     points = F.adaptive_avg_pool2d(fraction[None, None], size)[0, 0].cpu()
     magnified = max(1, _SHORTEST // max(size))
-    points = points.repeat_interleave(magnified, dim=0).repeat_interleave(magnified, dim=1)
+    for dim, length in enumerate(size):
+        times = max(magnified, -(-_NARROWEST // length))
+        points = points.repeat_interleave(times, dim=dim)
     colours: npt.NDArray[Any] = matplotlib.colormaps["viridis"](torch.sqrt(points).numpy(), bytes=True)
     return np.ascontiguousarray(colours[..., :3], dtype=np.uint8)

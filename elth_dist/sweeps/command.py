@@ -129,6 +129,7 @@ def _run(arguments: Sequence[str]) -> int:
             where = _where(options, needs)
             _check(sweep, where, options.cluster)
             with folder.held():
+                folder.write_about(sweep.name, sweep.options.figures)
                 return _submit(sweep, folder, needs, where, options)
 
 

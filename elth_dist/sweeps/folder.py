@@ -5,14 +5,15 @@ logs/KIND-HASH/     config.yaml, environment.json, metrics.jsonl, tensorboard/, 
 code/HASH/          the code that submitted jobs run
 slurm/              what submitit writes
 submitted.json      where each job was sent, and how it ended if it failed
-results.md|csv|png  the closing table and figure
+results.md|csv|...  the closing table, its figure and records
+sweep.json          the sweep's name, and the papers' figures that its report draws
 digits/             the embedded digits as JPEG folders, if the sweep uses them
 decoded/            decoded images, if the resident loader serves a dataset of image files
 """
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ class SweepFolder:
 
     @property
     def results(self) -> Path:
-        """The results table, Markdown; the same in .csv and .png next to it."""
+        """The results table, Markdown; next to it the figure (.png) and the records (.csv, .json)."""
         return self.root / "results.md"
 
     @property
@@ -101,6 +102,20 @@ class SweepFolder:
         config = config.model_copy(update={"plugins": tuple(map(find, config.plugins))})
         make_folder(self.logs(name))
         write_atomically(self.config(name), config.to_yaml().encode())
+
+    def write_about(self, name: str, figures: Sequence[str]) -> None:
+        """Leave the sweep's name, and the papers' figures that its report draws."""
+        make_folder(self.root)
+        about = {"name": name, "figures": list(figures)}
+        write_atomically(self.root / "sweep.json", f"{json.dumps(about)}\n".encode())
+
+    def about(self) -> tuple[str, tuple[str, ...]]:
+        """The sweep's name, and the papers' figures that its report draws; the folder's name if that is not known."""
+        try:
+            about = json.loads((self.root / "sweep.json").read_bytes())
+            return str(about["name"]), tuple(map(str, about["figures"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.root.name, ()
 
     @property
     def _records(self) -> Path:

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from elth_dist.errors import UserError
 from elth_dist.models.options import ArchName
 from elth_dist.options import Options
 
@@ -187,11 +188,27 @@ class SweepOptions(Options):
     experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)] = Field(
         description="networks with the methods that run on them"
     )
+    figures: tuple[str, ...] = Field(
+        default=(),
+        description="tables and figures of papers that the report of this sweep draws (python -m elth_dist.reporting "
+        "--help lists them); none: all whose data are there",
+    )
     images_per_second: dict[ArchName, Annotated[float, Field(gt=0)]] = Field(
         default={},
         description="training speed per GPU by network, images/s, for predictions; measured speeds take precedence",
     )
     needs: Needs = Field(default=Needs(), description="what one training asks of the cluster")
+
+    @field_validator("figures")
+    @classmethod
+    def _figures_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from elth_dist.reporting.papers import figures_named
+
+        try:
+            figures_named(names)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return names
 
     @model_validator(mode="after")
     def _overrides_have_effect(self) -> Self:

@@ -110,8 +110,7 @@ def run_jobs(config: Config) -> list[SweepJob]:
 
 
 def _named(config: Config, plan: Plan) -> list[SweepJob]:
-    seedless = plan.on(config.setting.model_copy(update={"seed": 0, "data_seed": None}))
-    groups = {job.name: job.identity for job in seedless.jobs}
+    groups = plan.groups
     names = {job.name: f"{job.options.folder}-{job.identity[:12]}" for job in plan.jobs}
     return [
         SweepJob(

@@ -48,6 +48,10 @@ class Predictor:
         speed = self._speeds.get(predicted.arch)
         return Cost(flops, None if speed is None else predicted.samples / speed / 3600)
 
+    def warnings(self) -> dict[str, str]:
+        """Return what a mask update's options hardly do, by job."""
+        return {name: job.warning for name, job in self._predicted.items() if job.warning is not None}
+
     def alone(self) -> Cost:
         """Predict all final jobs as if each ran alone with all jobs that it needs."""
         return Cost.total(self.cost(name) for final in self._sweep.finals for name in self._sweep.with_inputs(final))

@@ -67,6 +67,9 @@ def print_plan(sweep: Sweep, state_of: Mapping[str, State], predictor: Predictor
             else f", {1 - total.gpu_hours / alone.gpu_hours:.0%} of the GPU-hours"
         )
         console.print(f"saved by sharing     {1 - total.flops / alone.flops:.0%} of the FLOPs{hours}")
+    groups_warned = {sweep.jobs[name].group: (sweep.jobs[name], text) for name, text in predictor.warnings().items()}
+    for job, text in groups_warned.values():
+        console.print(f"warning: {title_of[job.name]}: {text}", style="yellow")
     console.print(
         "Predicted FLOPs of sparse networks are global density x dense; those of finished jobs are counted from masks.",
         style="dim",

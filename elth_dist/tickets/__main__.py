@@ -118,7 +118,10 @@ def _in_words(facts: Mapping[str, Any]) -> dict[str, object]:
         made = TransferPlan(**{**facts["plan"], "stages": tuple(map(tuple, facts["plan"]["stages"]))})
         said["plan"] = f"{made.source} -> {made.target}: {made.text}"
     if "controls" in said:
-        said["controls"] = ", ".join(f"{control['kind']} (seed {control['seed']})" for control in facts["controls"])
+        said["controls"] = ", ".join(
+            control["kind"] + ("" if control["seed"] is None else f" (seed {control['seed']})")
+            for control in facts["controls"]
+        )
     return said
 
 

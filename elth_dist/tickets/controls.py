@@ -17,14 +17,24 @@ from elth_dist.sparsity.masks import Masks
 from elth_dist.tickets.ticket import Change, Ticket, TicketMeta
 
 
-def random_masks(ticket: Ticket, seed: int) -> Ticket:
+def random_masks(ticket: Ticket, seed: int, *, premasked: bool = False) -> Ticket:
     """Random: each layer's mask is permuted within the layer, which keeps its density; theta_r stays, whole.
 
     The same seed gives the same masks anywhere; the global random state is neither read nor changed.
+
+    Args:
+        ticket: not changed.
+        seed: of the permutations.
+        premasked: mask theta_r with the ticket first, as the authors' code: of the kept weights, a share of about the
+            layer's density starts from theta_r, and the others from zero.
     """
     shuffled = {name: _permuted(name, mask, seed) for name, mask in ticket.masks.items()}
-    control = Change(kind="random", seed=seed)
-    return replace(ticket, masks=Masks(shuffled), meta=_after(ticket, control))
+    control = Change(kind="random_premasked" if premasked else "random", seed=seed)
+    weights = ticket.weights
+    if premasked:
+        weights = {name: tensor.clone() for name, tensor in weights.items()}
+        ticket.masks.apply_(weights)
+    return replace(ticket, weights=weights, masks=Masks(shuffled), meta=_after(ticket, control))
 
 
 def shuffled_copies(ticket: Ticket, seed: int) -> Ticket:

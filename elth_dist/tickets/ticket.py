@@ -32,14 +32,15 @@ class _Record(BaseModel):
 
 
 class Change(_Record):
-    """What a control experiment changed in a ticket (E-LTH, figure 3)."""
+    """What a control experiment, or another dataset, changed in a ticket (E-LTH, figure 3 and table 6)."""
 
     kind: str = Field(
-        description="'random': masks permuted within layers; 'reinit': new initial values; 'shuffled_copies': masks "
-        "permuted in a transfer's copies; or what a plugin's control does"
+        description="'random': masks permuted within layers; 'random_premasked': the same, after theta_r was masked; "
+        "'reinit': new initial values; 'shuffled_copies': masks permuted in a transfer's copies; 'new_classifier': a "
+        "fresh, dense classifier; 'start': another rewind step, theta_r unchanged; or what a plugin's control does"
     )
-    seed: int
-    init: Init | None = Field(default=None, description="for 'reinit': which initialisation")
+    seed: int | None = Field(default=None, description="of what was drawn at random; null: nothing")
+    init: Init | None = Field(default=None, description="for 'reinit' and 'new_classifier': which initialisation")
 
 
 class TicketMeta(_Record):
@@ -47,7 +48,11 @@ class TicketMeta(_Record):
 
     dataset: str = Field(description="data.name of the run that found the masks")
     level: int = Field(ge=0, description="how often IMP has pruned; 0 is dense")
-    rewind_step: int = Field(ge=0, description="optimizer steps that the weights (theta_r) have been trained for")
+    rewind_step: int = Field(
+        ge=0,
+        description="step of the schedule at which training begins: the optimizer steps that the weights (theta_r) "
+        "have been trained for, unless `controls` has a 'start'",
+    )
     criterion: str = Field(default="none", description="what the masks were pruned by, such as 'magnitude'")
     plan: TransferPlan | None = Field(default=None, description="the last transfer")
     parent: str | None = Field(default=None, description="content hash of the ticket that this one was made from")

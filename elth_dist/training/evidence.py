@@ -1,16 +1,24 @@
 """Measure a network at theta_r for criteria: gradients of the global batch, Hessian products, input norms."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from torch import Tensor, nn
 
 from elth_dist.accounting.layers import count_layers
+from elth_dist.data.protocol import Batch
 from elth_dist.runtime.seeds import derive_seed
 from elth_dist.sparsity.linearised import LinearisedNetwork
 from elth_dist.sparsity.masks import Masks, prunable_weights
 from elth_dist.training.context import Context
-from elth_dist.training.gradients import GlobalBatches, hessian_gradient_products, mean_gradients, mean_input_squares
+from elth_dist.training.gradients import (
+    GlobalBatches,
+    Sample,
+    balanced_sample,
+    hessian_gradient_products,
+    mean_gradients,
+    mean_input_squares,
+)
 from elth_dist.training.loop import Stopped
 from elth_dist.training.options import TrainOptions
 
@@ -43,6 +51,7 @@ class NetworkEvidence:
         prunable = prunable_weights(model)
         self._weights: dict[str, nn.Parameter] = {name: prunable[name] for name in masks}
         self._batches: dict[int | None, GlobalBatches] = {}
+        self._samples: dict[int, Sample] = {}
         self._linearised: LinearisedNetwork | None = None
 
     @property
@@ -71,23 +80,37 @@ class NetworkEvidence:
         return self._train.global_batch
 
     def mean_gradients(
-        self, *, batches: int | None, training: bool = True, temperature: float = 1.0
+        self,
+        *,
+        batches: int | None,
+        training: bool = True,
+        temperature: float = 1.0,
+        per_class: int | None = None,
     ) -> dict[str, Tensor]:
         """See Evidence."""
-        data = self._look(batches, training, _GRADIENT)
-        return mean_gradients(self._model, self._weights, data, self._context.ranks, temperature=temperature)
+        data, samples = self._look(batches, training, _GRADIENT, per_class)
+        ranks = self._context.ranks
+        return mean_gradients(self._model, self._weights, data, ranks, temperature=temperature, samples=samples)
 
     def hessian_gradient_products(
-        self, gradients: Mapping[str, Tensor], *, batches: int | None, training: bool = True, temperature: float = 1.0
+        self,
+        gradients: Mapping[str, Tensor],
+        *,
+        batches: int | None,
+        training: bool = True,
+        temperature: float = 1.0,
+        per_class: int | None = None,
     ) -> dict[str, Tensor]:
         """See Evidence."""
-        data = self._look(batches, training, _HESSIAN_PRODUCT)
+        data, samples = self._look(batches, training, _HESSIAN_PRODUCT, per_class)
         ranks = self._context.ranks
-        return hessian_gradient_products(self._model, self._weights, gradients, data, ranks, temperature=temperature)
+        return hessian_gradient_products(
+            self._model, self._weights, gradients, data, ranks, temperature=temperature, samples=samples
+        )
 
     def input_norms(self, *, batches: int | None, training: bool = False) -> dict[str, Tensor]:
         """See Evidence."""
-        data = self._look(batches, training, _FORWARD)
+        data, _ = self._look(batches, training, _FORWARD)
         squares = mean_input_squares(self._model, self._weights, data, self._context.ranks)
         return {name: square.sqrt().float() for name, square in squares.items()}
 
@@ -105,8 +128,13 @@ class NetworkEvidence:
         for batches in self._batches.values():
             batches.close()
 
-    def _look(self, batches: int | None, training: bool, passes: int) -> GlobalBatches:
-        """Return the global batches of a measurement, count its `passes` forward passes, set the model's mode."""
+    def _look(
+        self, batches: int | None, training: bool, passes: int, per_class: int | None = None
+    ) -> tuple[Iterable[Batch], int | None]:
+        """Return a measurement's batches, and how many samples they hold if they are not of one size.
+
+        Counts its `passes` forward passes, and sets the model's mode.
+        """
         self._model.train(training)
         if batches not in self._batches:
             self._batches[batches] = GlobalBatches(
@@ -118,8 +146,16 @@ class NetworkEvidence:
                 beat=self._beat,
             )
         data = self._batches[batches]
-        self._count(passes * data.samples)
-        return data
+        if per_class is None:
+            self._count(passes * data.samples)
+            return data, None
+        if per_class not in self._samples:
+            self._samples[per_class] = balanced_sample(
+                data, self._context.ranks, per_class=per_class, num_classes=self.num_classes
+            )
+        sample = self._samples[per_class]
+        self._count(passes * sample.total)
+        return sample.batches, sample.total
 
     def _count(self, passes: int) -> None:
         size = self._context.dataset.image_size

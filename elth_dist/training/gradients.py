@@ -5,7 +5,7 @@ them. (With BatchNorm in training mode, each micro-batch has its own statistics,
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,7 @@ class GlobalBatches:
         self._loader = dataset.train_loader(seed=seed, global_batch=global_batch, accumulate=accumulate)
         steps = self._loader.steps_per_epoch if batches is None else batches
         self.samples = steps * global_batch  # of a pass, over all ranks
+        self.accumulate = accumulate  # micro-batches of this rank per global batch
         self._count = steps * accumulate
         self._beat = beat
 
@@ -61,6 +62,45 @@ class GlobalBatches:
         self.close()
 
 
+class Sample(NamedTuple):
+    """A part of the training set, in batches of any sizes."""
+
+    batches: list[Batch]  # this rank's, on the CPU
+    total: int  # samples over all ranks
+
+
+def balanced_sample(stream: GlobalBatches, ranks: Ranks, *, per_class: int, num_classes: int) -> Sample:
+    """Take the first `per_class` samples of each class in a stream, equal for any number of ranks. Collective.
+
+    As GraSP_fetch_data in the code of Wang et al. 2020. A class with fewer samples in the stream gives all it has.
+    """
+    missing = [per_class] * num_classes
+    chosen: list[Batch] = []
+    pending: list[Batch] = []
+    for batch in stream:
+        pending.append(batch)
+        if len(pending) < stream.accumulate:
+            continue
+        own = torch.cat([part.labels for part in pending]).tolist()
+        takes: list[list[bool]] = []  # of each rank's samples, which are taken
+        for labels in ranks.gather_json(own):  # in the order of the global batch
+            takes.append([])
+            for label in labels:
+                takes[-1].append(missing[label] > 0)
+                missing[label] -= missing[label] > 0
+        for part, taken in zip(
+            pending, torch.split(torch.tensor(takes[ranks.rank]), len(pending[0].labels)), strict=True
+        ):
+            chosen.append(Batch(*(values.cpu()[taken] for values in part)))
+        pending = []
+        if not any(missing):
+            break
+    whole = Batch(*(torch.cat(parts) for parts in zip(*chosen, strict=True)))
+    count = -(-len(whole.labels) // len(batch.labels))  # batches of this rank, none larger than the stream's
+    cut = zip(*(values.chunk(count) for values in whole), strict=True) if count else ()
+    return Sample([Batch(*parts) for parts in cut], per_class * num_classes - sum(missing))
+
+
 def mean_gradients(
     model: nn.Module,
     weights: Mapping[str, nn.Parameter],
@@ -68,6 +108,7 @@ def mean_gradients(
     ranks: Ranks,
     *,
     temperature: float = 1.0,
+    samples: int | None = None,
 ) -> dict[str, Tensor]:
     """Compute g, the gradient of the mean cross-entropy over the global batches. Collective.
 
@@ -77,6 +118,7 @@ def mean_gradients(
         batches: this rank's micro-batches, equally many of one size on every rank.
         ranks: the ranks with the other micro-batches.
         temperature: divisor of the logits.
+        samples: number of samples over all ranks, where micro-batches differ in size or number; None: they do not.
 
     Returns:
         By name, in the weights' dtype.
@@ -84,10 +126,10 @@ def mean_gradients(
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     count = 0
     for batch in batches:
-        loss = _loss(model, weights, batch, temperature)
+        loss = _loss(model, weights, batch, temperature, summed=samples is not None)
         _add(total, torch.autograd.grad(loss, list(weights.values()), materialize_grads=True))
         count += 1
-    return _mean(total, count, ranks)
+    return _mean(total, count if samples is None else samples / ranks.world_size, ranks)
 
 
 def hessian_gradient_products(
@@ -98,6 +140,7 @@ def hessian_gradient_products(
     ranks: Ranks,
     *,
     temperature: float = 1.0,
+    samples: int | None = None,
 ) -> dict[str, Tensor]:
     """Compute H g, the Hessian of the loss of `mean_gradients` times its gradient. Collective; same arguments.
 
@@ -107,14 +150,14 @@ def hessian_gradient_products(
     parameters = list(weights.values())
     count = 0
     for batch in batches:
-        loss = _loss(model, weights, batch, temperature)
+        loss = _loss(model, weights, batch, temperature, summed=samples is not None)
         slopes = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
         along = torch.stack(
             [(slope * gradients[name]).sum() for name, slope in zip(weights, slopes, strict=True)]
         ).sum()
         _add(total, torch.autograd.grad(along, parameters, materialize_grads=True))
         count += 1
-    return _mean(total, count, ranks)
+    return _mean(total, count if samples is None else samples / ranks.world_size, ranks)
 
 
 @torch.no_grad()
@@ -169,9 +212,13 @@ def _per_weight(channels: Tensor, layer: nn.Module) -> Tensor:
     return by_group[:, :, None, None]
 
 
-def _loss(model: nn.Module, weights: Mapping[str, nn.Parameter], batch: Batch, temperature: float) -> Tensor:
-    dtype = next(iter(weights.values())).dtype
-    return F.cross_entropy(model(batch.images.to(dtype)) / temperature, batch.labels)
+def _loss(
+    model: nn.Module, weights: Mapping[str, nn.Parameter], batch: Batch, temperature: float, *, summed: bool
+) -> Tensor:
+    weight = next(iter(weights.values()))
+    logits = model(batch.images.to(weight.device, weight.dtype))
+    reduction = "sum" if summed else "mean"
+    return F.cross_entropy(logits / temperature, batch.labels.to(weight.device), reduction=reduction)
 
 
 @torch.no_grad()
@@ -181,7 +228,7 @@ def _add(total: Mapping[str, Tensor], parts: Iterable[Tensor]) -> None:
 
 
 @torch.no_grad()
-def _mean(total: dict[str, Tensor], count: int, ranks: Ranks) -> dict[str, Tensor]:
+def _mean(total: dict[str, Tensor], count: float, ranks: Ranks) -> dict[str, Tensor]:
     for whole in total.values():
         whole /= count
     ranks.average_(total.values())

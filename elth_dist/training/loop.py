@@ -326,8 +326,7 @@ class _Training:
             batches = self._options.bn_batches * self._options.accumulate
             images = (next(self._loader).images for _ in range(batches))
             found = validate_reestimated(self._engine, self._validation, images, ranks)
-        values = {"val/loss_reestimated": found.loss, "val/top1_reestimated": found.top1}
-        self._context.reporter.scalars(self.step, self.step / self.per_epoch, values)
+        self._write({"val/loss_reestimated": found.loss, "val/top1_reestimated": found.top1})
         if abs(found.top1 - running.top1) > _NOTABLE:
             self._context.reporter.warn(
                 f"{self._task.name}: top-1 is {running.top1:.2%} with BatchNorm's running statistics and "
@@ -339,10 +338,13 @@ class _Training:
         self._context.ranks.require_equal(f"masks of {self._task.name}", self._update.masks.hashes())
 
     def _report(self, values: dict[str, float]) -> None:
-        reporter = self._context.reporter
+        """Write scalars, and show them as progress."""
+        self._write(values)
+        self._context.reporter.progress(self.step, values)
+
+    def _write(self, values: dict[str, float]) -> None:
         values |= self._flops.read(self._update.masks).scalars(self._dense_flops)
-        reporter.scalars(self.step, self.step / self.per_epoch, values)
-        reporter.progress(self.step, values)
+        self._context.reporter.scalars(self.step, self.step / self.per_epoch, values)
 
 
 def _optimizer(model: nn.Module, options: TrainOptions) -> TrainingOptimizer:

@@ -57,6 +57,11 @@ def test_published_macs_of_cifar_networks(depth: int) -> None:
         ("vgg13", 32, 10),
         ("vgg16", 32, 100),
         ("vgg19", 48, 10),
+        ("vgg13_fc5", 32, 10),
+        ("lenet_300_100", 28, 10),
+        ("lenet5_caffe", 28, 10),
+        ("conv6", 32, 10),
+        ("mlp_64x4", 28, 10),
     ],
 )
 def test_torch_counts_the_same(arch: str, size: int, classes: int) -> None:

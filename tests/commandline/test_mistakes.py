@@ -39,7 +39,7 @@ TYPED = {
     "--method rigl": "method: needs either density or like (a ticket file)",
     "--method ticket": "method.path: is required; give it in the file or as --method.path",
     "--method dpf --method.density 0.1 --method.batches 3": "method.batches: is not an option of method 'dpf'; "
-    "valid are density, like, multiplier, distribution, every, begin, end",
+    "valid are density, like, multiplier, distribution, dense_layers, every, begin, end",
     # lists
     "--method.transfers resnet20_cifar": "method.transfers.0: 'resnet20_cifar' is not a section of options; write "
     "{to: resnet20_cifar}",
@@ -84,6 +84,10 @@ TYPED = {
     "--run.name 'a b'": "run.name: 'a b' may hold letters, digits, '.', '_' and '-', and starts with a letter or digit",
     "--method rigl --method.density 0.1 --method.t_end 1.5": "method.t_end: Input should be less than or equal to 1, "
     "got '1.5'",
+    "--method rigl --method.density 0.1 --method.delta_t 100it": "method.delta_t: needs a whole number, or an "
+    "interval: 0.5ep (epochs) or 2.5% (of the training's steps), got '100it'",
+    "--method random --method.density 0.1 --method.variant elth_code": "method.variant: elth_code masks theta_r with a "
+    "ticket's masks: give `like`, a ticket file",
     "--method rigl --method.density 0.1 --method.t_end foo": "method.t_end: needs a number, or a step: 5ep (epochs), "
     "1000it (optimizer steps) or 0, got 'foo'",
     "--method.transfers '[{to: resnet20_cifar, plan: [[0, -1]]}]'": "method.transfers.0.plan.0.1: Input should be "
@@ -112,7 +116,7 @@ def test_a_mistake_on_the_command_line_is_answered_in_the_users_words(typed: str
         ),
         (
             "--data digit",
-            "data.name: unknown dataset 'digit'; valid are cifar10, digits, folder,",
+            "data.name: unknown dataset 'digit'; valid are cifar10, cifar100, digits, folder,",
             "did you mean digits?",
         ),
         ("--method impp", "method.name: unknown method 'impp'; valid are dense, imp,", "; did you mean imp?"),

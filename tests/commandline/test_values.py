@@ -9,7 +9,7 @@ import pytest
 from elth_dist.config import merge, read_config, read_overrides
 
 ROOT = Path(__file__).parents[2]
-QUICKSTART = ["--config", str(ROOT / "configs/quickstart.yaml")]
+QUICKSTART = ["--config", str(ROOT / "configs/quickstart_fast.yaml")]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_plugins_are_loaded_files_first(
     for name in ("plugin_of_file", "plugin_of_line", "plugin_by_path"):
         (tmp_path / f"{name}.py").write_text(KIND.format(name=name))
     file = tmp_path / "with_plugin.yaml"
-    file.write_text("plugins: [plugin_of_file]\n" + (ROOT / "configs/quickstart.yaml").read_text())
+    file.write_text("plugins: [plugin_of_file]\n" + (ROOT / "configs/quickstart_fast.yaml").read_text())
     config = read_config(["--config", str(file), "--plugins", "plugin_of_line,plugin_by_path.py"]).config
     assert capsys.readouterr().out.split() == ["plugin_of_file", "plugin_of_line", "plugin_by_path"]
     assert config.plugins == ("plugin_of_file", "plugin_of_line", "plugin_by_path.py")

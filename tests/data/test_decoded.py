@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from elth_dist.data import data_options
+from elth_dist.data import data_options, decoded
 from elth_dist.data.dataset import open_dataset
 from elth_dist.errors import UserError
 from elth_dist.runtime.ranks import Ranks
@@ -98,6 +98,16 @@ def test_each_size_has_its_own_file(tmp_path):
         options = {"image_size": size, "resize": resize}
         assert torch.equal(pixels(root, cache, **options), pixels(root, None, **options))
     assert len(list(cache.iterdir())) == 3
+
+
+def test_large_sets_are_decoded_by_every_job(tmp_path, monkeypatch):
+    root, cache = write_small_photos(tmp_path / "images"), tmp_path / "cache"
+    monkeypatch.setattr(decoded, "_LARGEST", 12 * 16 * 16 * 3 - 1)
+    pixels(root, cache)
+    assert not cache.exists()
+    monkeypatch.setattr(decoded, "_LARGEST", 12 * 16 * 16 * 3)
+    pixels(root, cache)
+    assert cache.exists()
 
 
 def flip_a_pixel(file: Path) -> None:

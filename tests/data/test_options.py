@@ -9,7 +9,7 @@ from elth_dist.data.datasets.digits import Digits
 from elth_dist.jobs.setting import Setting
 
 
-@pytest.mark.parametrize("name", ["cifar10", "digits", "folder", "imagenet", "synthetic"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits", "folder", "imagenet", "mnist", "svhn", "synthetic"])
 def test_presets_are_valid_and_print_as_they_read(name):
     options = data_options(name=name)
     assert data_options(**options.model_dump(mode="json")) == options
@@ -78,7 +78,7 @@ def test_what_makes_no_sense_is_refused(given, message):
 
 def test_a_dataset_must_be_named():
     with pytest.raises(
-        ValidationError, match=r"data\n.*is required; valid are cifar10, digits, folder, imagenet, synth"
+        ValidationError, match=r"data\n.*is required; valid are cifar10, cifar100, digits, folder, imagenet, mnist, "
     ):
         Setting.model_validate({"model": {"arch": "resnet18"}, "data": {"image_size": 16}})
     with pytest.raises(TypeError, match="name"):

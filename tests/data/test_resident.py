@@ -63,54 +63,62 @@ def test_an_undecodable_image_is_named(digits, tmp_path):
         open_dataset(options, Ranks(), default_root=tmp_path, dtype=torch.float32)
 
 
-@pytest.fixture
-def python_batches(tmp_path, monkeypatch):
-    """Five training batches and a test batch in CIFAR-10's format, whose hashes torchvision takes for the real ones."""
-    folder = tmp_path / "cifar-10-batches-py"
+FORMATS = {
+    "cifar10": (datasets.CIFAR10, [f"data_batch_{number}" for number in range(1, 6)], "test_batch", "labels", 10),
+    "cifar100": (datasets.CIFAR100, ["train"], "test", "fine_labels", 100),
+}
+
+
+@pytest.fixture(params=list(FORMATS))
+def python_batches(request, tmp_path, monkeypatch):
+    """Training batches and a test batch in a CIFAR format, whose hashes torchvision takes for the real ones."""
+    reader, trained, tested, key, classes = FORMATS[request.param]
+    folder = tmp_path / reader.base_folder
     folder.mkdir()
     random = np.random.default_rng(0)
     pixels, labels, sums = [], [], {}
-    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
-    for name in names:
-        pixels.append(random.integers(0, 256, (4, 3072), dtype=np.uint8))
-        labels.append(random.integers(0, 10, 4).tolist())
-        (folder / name).write_bytes(pickle.dumps({"data": pixels[-1], "labels": labels[-1]}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(number) for number in range(10)]}))
+    for name in (*trained, tested):
+        pixels.append(random.integers(0, 256, (20 // len(trained), 3072), dtype=np.uint8))
+        labels.append(random.integers(0, classes, len(pixels[-1])).tolist())
+        (folder / name).write_bytes(pickle.dumps({"data": pixels[-1], key: labels[-1], "coarse_labels": labels[-1]}))
+    meta = reader.meta["filename"]
+    (folder / meta).write_bytes(pickle.dumps({reader.meta["key"]: [str(number) for number in range(classes)]}))
     for path in folder.iterdir():
         sums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, sums[name]] for name in names[:5]])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [[name, sums[name]] for name in names[5:]])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": sums["batches.meta"]})
-    return folder, np.concatenate(pixels), labels
+    monkeypatch.setattr(reader, "train_list", [[name, sums[name]] for name in trained])
+    monkeypatch.setattr(reader, "test_list", [[tested, sums[tested]]])
+    monkeypatch.setattr(reader, "meta", reader.meta | {"md5": sums[meta]})
+    return request.param, folder, np.concatenate(pixels), labels, classes
 
 
 @pytest.mark.parametrize("above", [True, False])
 def test_python_batches_are_read(python_batches, above):
-    folder, pixels, labels = python_batches
-    options = data_options(name="cifar10", root=folder.parent if above else folder, mean=(0, 0, 0), std=(1, 1, 1))
+    name, folder, pixels, labels, classes = python_batches
+    options = data_options(name=name, root=folder.parent if above else folder, mean=(0, 0, 0), std=(1, 1, 1))
+    assert options.known_size() == (50_000, classes)
     dataset = open_dataset(options, Ranks(), default_root=folder, dtype=torch.float32)
-    assert (dataset.num_classes, dataset.num_train, dataset.num_val) == (10, 20, 4)
-    (batch,) = dataset.val_loader(batch=4)
-    np.testing.assert_array_equal((batch.images * 255).round().reshape(4, -1).numpy(), pixels[20:])
-    assert batch.labels.tolist() == labels[5]
+    count = len(pixels) - 20
+    assert (dataset.num_classes, dataset.num_train, dataset.num_val) == (classes, 20, count)
+    (batch,) = dataset.val_loader(batch=count)
+    np.testing.assert_array_equal((batch.images * 255).round().reshape(count, -1).numpy(), pixels[20:])
+    assert batch.labels.tolist() == labels[-1]
 
 
 def test_python_batches_are_opened_only_when_they_are_the_published_ones(python_batches):
-    folder, _, _ = python_batches
+    name, folder, *_ = python_batches
 
     class Trap:
         def __reduce__(self):
             return (pytest.fail, ("unpickled",))
 
-    (folder / "data_batch_3").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(UserError, match=r"cifar-10-batches-py is incomplete or not the published CIFAR-10"):
-        open_dataset(
-            data_options(name="cifar10", root=folder.parent), Ranks(), default_root=folder, dtype=torch.float32
-        )
+    (folder / FORMATS[name][1][-1]).write_bytes(pickle.dumps(Trap()))
+    published = name.upper().replace("CIFAR", "CIFAR-")
+    with pytest.raises(UserError, match=rf"{folder.name} is incomplete or not the published {published}"):
+        open_dataset(data_options(name=name, root=folder.parent), Ranks(), default_root=folder, dtype=torch.float32)
 
 
 def test_python_batches_have_one_size(python_batches):
-    folder, _, _ = python_batches
-    options = data_options(name="cifar10", root=folder, image_size=28)
+    name, folder, *_ = python_batches
+    options = data_options(name=name, root=folder, image_size=28)
     with pytest.raises(UserError, match=r"data.image_size: 28, but .* 32 px"):
         open_dataset(options, Ranks(), default_root=folder, dtype=torch.float32)

@@ -12,7 +12,7 @@ from tests.helpers.ranks import REPOSITORY, RankResult, RunningRanks, run_ranks,
 #: A training of 24 steps in two epochs, on digits of 8 pixels; the method is up to the test.
 BASE = [
     "--config",
-    str(REPOSITORY / "configs/quickstart.yaml"),
+    str(REPOSITORY / "configs/quickstart_fast.yaml"),
     "--model.arch=resnet14_cifar",
     "--data.image_size=8",
     "--train.epochs=2",
@@ -20,6 +20,7 @@ BASE = [
     "--train.milestones=[1ep]",
     "--train.log_every=1",
     "--train.checkpoint_every=5it",
+    "--train.bn=running",
 ]
 #: Iterative magnitude pruning with one pruning.
 IMP = [*BASE, "--method.levels=1", "--method.rewind=2it", "--method.transfers=[]", "--method.controls=[]"]

@@ -82,6 +82,7 @@ class Training:
         poisoned: int | None = None,
         agree: Callable[[Masks], None] | None = None,
         engine: EngineOptions | None = None,
+        kept: int | None = None,
         optimizer: Callable[[nn.Module], Masked] = lambda model: MaskedSGD(model.parameters(), **RECIPE),
         **more: Any,
     ) -> None:
@@ -95,7 +96,8 @@ class Training:
         self.masked = self.engine.masked(self.weights)
         self.update: Updater = options_of(name, **more).create(
             dense,
-            density=DENSITY,
+            density=DENSITY if kept is None else kept / dense.total,
+            kept=kept,
             seed=5,
             total_steps=STEPS,
             steps_per_epoch=STEPS // 2,

@@ -9,11 +9,9 @@ import pytest
 
 from elth_dist.accounting.layers import network
 from elth_dist.config import read_config
-from elth_dist.jobs.costs import cost_columns, history_flops
-from elth_dist.jobs.graph import Job
+from elth_dist.jobs.costs import history_flops
 from elth_dist.jobs.plan import make_plan
 from elth_dist.jobs.prediction import Prediction, predict
-from elth_dist.runtime.run_directory import RunDirectory
 from elth_dist.tickets import Ticket
 from elth_dist.train import main
 from tests.helpers.runs import BASE, FULL
@@ -28,9 +26,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def graph() -> list[Job]:
-    config = read_config(ARGUMENTS).config
-    return make_plan(config.method, config.setting).jobs
+def histories(folder: Path, arguments: list[str] = ARGUMENTS) -> dict[str, int | None]:
+    """Training FLOPs with history of every job."""
+    config = read_config(arguments).config
+    jobs = {job.name: job for job in make_plan(config.method, config.setting).jobs}
+    metrics = {name: result(folder, name) for name in jobs}
+    return {name: history_flops(name, jobs, metrics) for name in jobs}
 
 
 def result(folder: Path, job: str) -> dict[str, Any]:
@@ -65,9 +66,8 @@ def test_result_files_hold_what_the_masks_say(finished: Path) -> None:
 
 
 def test_history_is_everything_that_a_result_rests_on(finished: Path) -> None:
-    with RunDirectory(finished) as run:
-        history = {job.name: history_flops(job.name, graph(), run) for job in graph()}
-    own = {job.name: result(finished, job.name).get("train_flops", 0) for job in graph()}
+    history = histories(finished)
+    own = {name: result(finished, name).get("train_flops", 0) for name in history}
     imp = own["pretrain"] + own["level-00"]
     assert history["mask-01"] == imp
     assert history["level-01"] == imp + own["level-01"]
@@ -80,18 +80,18 @@ def test_a_ticket_from_elsewhere_has_an_unknown_history(finished: Path, tmp_path
     method = ["--method.name=ticket", f"--method.path={path}"]
     base = [*BASE, "--data.loader=resident", *method]
     assert main([*base, "--run.dir", str(tmp_path / "run")]) == 0
-    config = read_config(base).config
-    with RunDirectory(tmp_path / "run") as run:
-        history = history_flops("train", make_plan(config.method, config.setting).jobs, run)
-    assert history is None
-    assert cost_columns(result(tmp_path / "run", "train"), history)["with history"] == "-"
+    assert histories(tmp_path / "run", base)["train"] is None
+    [heading, _, row] = [line.split(" | ") for line in (tmp_path / "run/report.md").read_text().splitlines()[2:5]]
+    assert row[heading.index("with history")] == "-"
 
 
 def test_report_and_metrics_carry_flops(finished: Path) -> None:
-    heading, _, *lines = (line for line in (finished / "report.md").read_text().splitlines() if line.startswith("|"))
-    assert heading.endswith("| training FLOPs | with history | inference FLOPs |")
+    report = (finished / "report.md").read_text()
+    heading, _, *lines = (line for line in report.splitlines() if line.startswith("|"))
+    assert "| training FLOPs | with history | inference FLOPs |" in heading
     dense = next(line for line in lines if line.startswith("| dense"))
-    assert dense.endswith("| 1.000x | 1.000x | 1.0000x |")
+    assert "| 1.000x | 1.000x | 1.0000x |" in dense
+    assert "1x is one dense training of the same network" in report
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert all({"flops/train", "flops/train_relative", "flops/forward"} <= row.keys() for row in rows)
     level = [row for row in rows if row["job"] == "level-01"]
@@ -106,10 +106,8 @@ def test_a_ticket_that_only_says_how_dense_costs_nothing(finished: Path, tmp_pat
     method = ["--method.name=magnitude", f"--method.like={path}", "--method.rewind=2it"]
     base = [*BASE, "--data.loader=resident", *method]
     assert main([*base, "--run.dir", str(tmp_path / "run")]) == 0
-    config = read_config(base).config
     own = [result(tmp_path / "run", job)["train_flops"] for job in ("pretrain", "train")]
-    with RunDirectory(tmp_path / "run") as run:
-        assert history_flops("train", make_plan(config.method, config.setting).jobs, run) == sum(own)
+    assert histories(tmp_path / "run", base)["train"] == sum(own)
 
 
 def trained_by(folder: Path, *method: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -174,8 +172,6 @@ def test_scoring_is_part_of_the_history(tmp_path: Path) -> None:
         method = [*arguments, f"--method.name={name}", *more]
         assert main([*method, "--run.dir", str(tmp_path / name)]) == 0
         assert result(tmp_path / name, "mask")["train_flops"] == passes * forward
-        config = read_config(method).config
-        with RunDirectory(tmp_path / name) as run:
-            history = history_flops("train", make_plan(config.method, config.setting).jobs, run)
+        history = histories(tmp_path / name, method)["train"]
         own = result(tmp_path / name, "train")["train_flops"]
         assert history == own + passes * forward + 3 * 120 * forward, "theta_r took one step"

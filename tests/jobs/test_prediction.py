@@ -114,3 +114,34 @@ def test_a_folder_that_nobody_named() -> None:
     setting = SETTING.model_copy(update={"data": data_options(name="folder")})
     with pytest.raises(UserError, match=r"data\.root: 'folder' needs"):
         predict(make_plan(ImpMethod(), setting).jobs)
+
+
+def test_controls_are_predicted_at_the_tickets_density() -> None:
+    """As they are trained: uniform solved around the dense first layer, ERK, and global with layers kept dense."""
+    options = [{}, {"distribution": "erk"}, {"dense_layers": []}]
+    gradual = [{"distribution": "global", "every": 5, "dense_layers": ["first", "last"]}]
+    controls = [{"name": "rigl", **more} for more in options] + [{"name": "gradual", **more} for more in gradual]
+    found = imp(levels=5, prune_fraction=0.6, controls=controls)
+    names = ["rigl-resnet14_cifar", "rigl-resnet14_cifar-2", "rigl-resnet14_cifar-3", "gradual-resnet14_cifar"]
+    for name in names:
+        assert found[name].density == pytest.approx(found["level-05"].density, rel=1e-9), name
+    assert len({found[name].forward for name in names}) == 4
+    assert found["gradual-resnet14_cifar"].warning is None
+    warning = "rigl: delta_t 100 makes 2 mask updates in 132 steps, fewer than 5: set it to 25 or less"
+    assert found["rigl-resnet14_cifar"].warning == warning
+    with pytest.raises(UserError, match=r"^rigl, uniform: dense_layers: conv1\.weight alone keep 432 of .* leave"):
+        imp(levels=8, prune_fraction=0.6, controls=["rigl"])
+
+
+def test_levels_with_layers_kept_dense_have_the_densities_of_imp() -> None:
+    plain, dense = imp(), imp(dense_layers=["first", "last"])
+    assert dense["level-02"].density == pytest.approx(plain["level-02"].density, rel=1e-9)
+    assert dense["level-02"].forward > plain["level-02"].forward, "the first layer computes at every position"
+    with pytest.raises(UserError, match=r"method\.dense_layers: conv1\.weight, fc\.weight alone keep more than the"):
+        imp(dense_layers=["first", "last"], levels=9)
+
+
+def test_one_shot_pruning_with_layers_kept_dense() -> None:
+    options = {"name": "snip", "density": 0.1, "rewind": "3it", "dense_layers": ["first"]}
+    method: Method = TypeAdapter[Any](AnyMethod).validate_python(options)
+    assert predict(make_plan(method, SETTING).jobs)["train"].density == pytest.approx(0.1)

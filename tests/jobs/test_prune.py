@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from elth_dist.data import data_options
@@ -53,6 +53,7 @@ CRITERIA: list[dict[str, Any]] = [
     {"name": "snip", "variant": "elth_code"},
     {"name": "grasp"},
     {"name": "grasp", "variant": "elth_code"},
+    {"name": "grasp", "sample": "balanced"},
     {"name": "synflow", "steps": 10},
     {"name": "synflow", "variant": "elth_code"},
     {"name": "random"},
@@ -259,3 +260,39 @@ def test_excluded_weights_are_left_out(tmp_path: Path) -> None:
     assert list(made) == list(ticket.masks)
     assert "fc.weight" in prunable_weights(model)
     assert made.kept == 1000
+
+
+@pytest.mark.parametrize("name", ["magnitude", "snip", "synflow", "random"])
+def test_layers_kept_dense_do_not_compete(name: str, tmp_path: Path) -> None:
+    chosen = {"name": name, "dense_layers": ["first", "fc"], "matched": "global"}
+    theta_r, like = make_ticket(), make_ticket(seed=2, density=0.13)
+    made = do(tmp_path, {"criterion": chosen}, ticket=theta_r, like=like)
+    assert made.masks.kept == like.masks.kept
+    assert [layer for layer, density in made.masks.densities.items() if density == 1] == ["conv1.weight", "fc.weight"]
+    if name == "magnitude":
+        others = [layer for layer in made.masks if layer not in ("conv1.weight", "fc.weight")]
+        gone = torch.cat([theta_r.weights[layer][~made.masks[layer]].abs() for layer in others])
+        stays = torch.cat([theta_r.weights[layer][made.masks[layer]].abs() for layer in others])
+        assert gone.max() <= stays.min()
+    with pytest.raises(UserError, match=r"conv1\.weight, fc\.weight alone keep .* leave nothing for the other layers"):
+        do(tmp_path, {"criterion": chosen, "density": 0.005}, ticket=theta_r)
+    with pytest.raises(ValidationError, match="first, fc cannot be kept dense under matched: layerwise"):
+        criterion({**chosen, "matched": "layerwise"})
+
+
+def test_random_of_elths_code_prunes_a_masked_theta_r(tmp_path: Path) -> None:
+    theta_r, like = make_ticket(), make_ticket(seed=2, density=0.13)
+    whole = do(tmp_path, {"criterion": {"name": "random"}}, ticket=theta_r, like=like)
+    made = do(tmp_path, {"criterion": {"name": "random", "variant": "elth_code"}}, ticket=theta_r, like=like)
+    assert made.masks == whole.masks, "the same masks"
+    for name, tensor in made.weights.items():
+        mask = like.masks.get(name, torch.tensor(True))
+        assert torch.equal(tensor, theta_r.weights[name] * mask), "theta_r where the ticket keeps it, else 0"
+    with pytest.raises(UserError, match="give one as `like`"):
+        do(tmp_path, {"criterion": {"name": "random", "variant": "elth_code"}, "density": 0.1}, ticket=theta_r)
+
+
+@pytest.mark.parametrize("more", [{"batches": 2}, {"variant": "elth_code"}])
+def test_a_balanced_sample_is_of_a_size(more: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="sample: balanced takes 10 samples per class, and cannot be combined"):
+        criterion({"name": "grasp", "sample": "balanced", **more})

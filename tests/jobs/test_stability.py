@@ -38,6 +38,16 @@ def test_transfers_of_several_levels_are_those_of_each() -> None:
     assert "random-resnet20_cifar-level-01" in both
 
 
+def test_rules_that_give_the_same_plan_are_one_job() -> None:
+    rules = [{}, {"order": "append"}, {"units": [1]}, {"plan": "0:0;1:1,2"}]
+    jobs = planned(transfers=[{"to": "resnet20_cifar", **rule, "controls": ["random"]} for rule in rules])
+    assert [name for name in jobs if "resnet20" in name] == [
+        "transfer-resnet20_cifar",
+        "train-resnet20_cifar",
+        "random-resnet20_cifar",
+    ]
+
+
 def test_orders_lines_and_distances() -> None:
     more = {"controls": ["random"], "transfers": [{"to": "resnet20_cifar", "controls": ["reinit", "random"]}]}
     plain, jobs = (

@@ -22,7 +22,7 @@ from tests.helpers.ranks import REPOSITORY
 
 #: One pruning, one transfer, two trainings of 24 steps; every kind of job but `prune`.
 TINY: dict[str, Any] = {
-    "recipe": str(REPOSITORY / "configs/quickstart.yaml"),
+    "recipe": str(REPOSITORY / "configs/quickstart_fast.yaml"),
     "overrides": {
         "data": {"image_size": 8, "loader": "resident"},
         "train": {"epochs": 2, "global_batch": 120, "milestones": ["1ep"], "log_every": 1, "checkpoint_every": "5it"},
@@ -70,8 +70,9 @@ def test_results_are_table_csv_and_figure(finished: tuple[Path, Path]) -> None:
     assert "ETT <- resnet14_cifar" in table
     assert (folder / "results.png").stat().st_size > 0
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
-    assert [row["network"] for row in rows][:2] == ["IMP", "IMP"]
-    assert all(0 <= float(row["top1_mean"]) <= 1 for row in rows)
+    assert [row["what"] for row in rows][:2] == ["IMP", "IMP"]
+    assert all(0 <= float(row["top1"]) <= 1 for row in rows)
+    assert all(row["job"] in table for row in rows)
 
 
 def test_second_run_does_nothing_and_another_seed_runs_alone(
@@ -86,10 +87,13 @@ def test_second_run_does_nothing_and_another_seed_runs_alone(
     out = capfd.readouterr().out
     assert "14 jobs: 7 done, 7 to do" in out
     assert files(folder).items() >= before.items()
-    assert "± top-1" in (folder / "results.md").read_text()
+    heading, _, *table = [
+        line.split(" | ") for line in (folder / "results.md").read_text().splitlines() if "| " in line
+    ]
+    assert {row[heading.index("n")] for row in table} == {"2"}
+    assert all(" ± " in row[heading.index("top-1 %")] for row in table), "mean and deviation"
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
-    assert {row["seeds"] for row in rows} == {"2"}
-    assert all(row["top1_std"] for row in rows)
+    assert sorted(row["seed"] for row in rows) == ["0"] * len(table) + ["1"] * len(table), "one line per seed"
 
 
 def test_same_jobs_in_processes_give_the_same_bits(finished: tuple[Path, Path], tmp_path: Path) -> None:
@@ -204,6 +208,20 @@ def test_dry_run_shows_tree_costs_and_saving_and_writes_nothing(
     assert "GPU-hours" in shown
     assert "saved by sharing" in shown
     assert not out.exists()
+
+
+def test_dry_run_warns_of_mask_updates_that_hardly_happen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    controls = [{"name": "gradual", "every": 1000}, {"name": "rigl", "delta_t": "10%"}]
+    [experiment] = TINY["experiments"]
+    changed = {**experiment, "methods": [{"levels": 1, "rewind": "2it", "controls": controls}]}
+    path = sweep_file(tmp_path, seeds=[0, 1], experiments=[changed])
+    assert main([str(path), "--dir", str(tmp_path / "out"), "--dry-run"]) == 0
+    shown = capfd.readouterr().out
+    expected = (
+        "warning: gradual-resnet14_cifar: gradual: every 1000 makes 1 mask update in 24 steps, fewer than 5: set it to "
+        "2 or less"
+    )
+    assert shown.count("warning:") == shown.count(expected) == 1, "once for both seeds"
 
 
 @pytest.mark.parametrize(

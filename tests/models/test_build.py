@@ -137,6 +137,21 @@ def test_paper_initialisation(arch: str) -> None:
             _assert_fresh_statistics(module)
 
 
+@pytest.mark.parametrize("arch", ["resnet18", "conv4", "vit_xs4", "torchvision/resnet18"])
+def test_glorot_initialisation(arch: str) -> None:
+    model = build_model(arch, 1000, init="glorot", seed=0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fan_in, fan_out = module.weight[0].numel(), module.weight[:, 0].numel()
+            expected = math.sqrt(2 / (fan_in + fan_out))
+            close = 6 / math.sqrt(2 * module.weight.numel())  # six standard errors
+            assert module.weight.std().item() == pytest.approx(expected, rel=close)
+            assert module.bias is None or not module.bias.any()
+        elif isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            _assert_fresh_statistics(module)
+
+
 @pytest.mark.parametrize("arch", ["resnet18", "vgg13"])
 def test_torchvision_initialisation(arch: str) -> None:
     """The same distributions as torchvision's own constructors, judged by each tensor's spread and range."""

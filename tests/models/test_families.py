@@ -19,8 +19,9 @@ from elth_dist.models.families import architecture
 from elth_dist.models.options import ModelOptions
 
 NAMES = ["resnet18", "resnet26", "resnet50", "resnet8_cifar", "resnet20_cifar", "vgg13", "vgg16", "vgg19", "vit_xs4"]
+NAMES += ["mlp_300x3"]
 #: The first names of the keys outside of the units.
-OUTSIDE = {"vgg": {"fc"}, "vit": {"class_token", "conv_proj", "encoder", "heads"}}
+OUTSIDE = {"vgg": {"fc"}, "mlp": {"fc"}, "vit": {"class_token", "conv_proj", "encoder", "heads"}}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,10 @@ OUTSIDE = {"vgg": {"fc"}, "vit": {"class_token", "conv_proj", "encoder", "heads"
         ("vgg13", (2, 2, 2, 2, 2)),
         ("vgg16", (2, 2, 3, 3, 3)),
         ("vgg19", (2, 2, 4, 4, 4)),
+        ("vgg13_fc2", (2, 2, 2, 2, 2, 2)),
+        ("vgg13_fc5", (2, 2, 2, 2, 2, 5)),
+        ("mlp_300x3", (3,)),
+        ("mlp_16x99", (99,)),
         ("vit_xs4", (4,)),
         ("vit_ti12", (12,)),
         ("vit_s16", (16,)),
@@ -72,6 +77,9 @@ def test_a_wrong_cifar_depth_names_one_that_is_valid(depth: int) -> None:
         ("resnet20-cifar", "resnet20_cifar"),
         ("vgg_16", "vgg16"),
         ("vit_s10", "vit_s12"),
+        ("conv_4", "conv4"),
+        ("lenet_300-100", "lenet_300_100"),
+        ("mlp_0x3", "mlp_300x3"),
     ],
 )
 def test_a_typo_names_a_valid_network(name: str, nearest: str) -> None:
@@ -133,6 +141,9 @@ def test_transfers_stay_within_family_and_kind_of_unit() -> None:
         ["resnet50", "resnet101", "resnet152"],
         ["resnet20_cifar", "resnet56_cifar"],
         ["vgg13", "vgg16", "vgg19"],
+        ["vgg13_fc2", "vgg13_fc3", "vgg13_fc5"],
+        ["mlp_300x2", "mlp_300x5"],
+        ["mlp_301x2", "mlp_301x5"],
         ["vit_xs4", "vit_xs8"],
         ["vit_ti8", "vit_ti12", "vit_ti16"],
         ["vit_s8", "vit_s12", "vit_s16"],
@@ -157,6 +168,8 @@ def test_networks_of_libraries_are_named_by_their_form_and_move_nowhere() -> Non
     assert tiny.slug == "timm-convnext_tiny.fb_in22k"
     assert architecture("resnet18").slug == "resnet18"
     assert not wide.transfers_to(wide)
+    for name in ("conv4", "lenet_300_100", "lenet5_caffe"):
+        assert not architecture(name).transfers_to(architecture(name))
     assert wide.stage_of("layer1.0.conv1.weight") is None
 
 

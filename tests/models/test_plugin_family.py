@@ -25,7 +25,7 @@ from elth_dist.registry import families
 class Mlp(Family):
     """Fully connected networks: linear layers of equal width, one stage."""
 
-    name = "mlp"
+    name = "plugin_mlp"
     names = ("mlp3", "mlp5")
     published = Published(8, 10)
 
@@ -59,7 +59,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     path.write_text(SOURCE)
     load_plugins([str(path)])
     yield
-    del registry.families._kinds["mlp"]
+    del registry.families._kinds["plugin_mlp"]
     sys.path.remove(str(path.parent))
 
 

@@ -14,8 +14,8 @@ DARK, BRIGHT = (68, 1, 84), (253, 231, 36)  # viridis at 0 and 1
 def test_pictures_are_small_but_visible(channels, kernel):
     height, width, colours = mask_picture(torch.ones(*channels, *kernel, dtype=torch.bool)).shape
     assert colours == 3
-    assert 33 <= max(height, width) <= 128
-    assert (height < width) <= (channels[0] < channels[1])
+    assert min(height, width) >= 64
+    assert 129 <= max(height, width) <= 256
 
 
 def test_a_picture_is_out_by_in_channels():
@@ -23,11 +23,23 @@ def test_a_picture_is_out_by_in_channels():
     mask[:16] = True
     mask[:, 8] = True
     picture = mask_picture(mask.to(memory_format=torch.channels_last))
-    assert picture.shape == (64, 32, 3)
+    assert picture.shape == (256, 128, 3), "four pixels a channel"
     assert picture.dtype == np.uint8
-    expected = mask[:, :, 0, 0].numpy()
+    expected = mask[:, :, 0, 0].repeat_interleave(4, dim=0).repeat_interleave(4, dim=1).numpy()
     assert (picture[expected] == BRIGHT).all()
     assert (picture[~expected] == DARK).all()
+
+
+def test_the_first_layer_shows_each_weight():
+    mask = torch.zeros(64, 3, 7, 7, dtype=torch.bool)
+    mask[10, 1, 2, 3] = True
+    picture = mask_picture(mask)
+    height, width = picture.shape[:2]
+    assert min(height, width) >= 64
+    rows, columns = np.nonzero((picture == BRIGHT).any(axis=-1) & (picture != DARK).all(axis=-1))
+    assert rows.size
+    assert rows.mean() / height == pytest.approx(10.5 / 64, abs=0.02)
+    assert columns.mean() / width == pytest.approx((49 + 2 * 7 + 3.5) / 147, abs=0.02)
 
 
 def test_one_weight_in_a_hundred_is_seen():

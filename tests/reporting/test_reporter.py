@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util.tensor_util import make_ndarray
 
 from elth_dist.reporting.metrics_file import read
-from elth_dist.reporting.reporter import Reporter
+from elth_dist.reporting.reporter import ABOUT, LEVELS, Reporter, tag_of
 from elth_dist.sparsity.masks import Masks
 
 
@@ -29,6 +29,7 @@ def open_reporter(
         interactive=interactive,
         stream=stream or io.StringIO(),
         texts=texts,
+        run="a run",
     )
 
 
@@ -103,9 +104,11 @@ def test_scalars_reach_metrics_and_tensorboard(tmp_path, interactive):
     rows = read(tmp_path / "metrics.jsonl")
     assert [row["job"] for row in rows] == ["level-00"] * 15 + ["level-01"] * 15
     found = series(tmp_path, "level-01")
-    assert found.keys() == {"train/loss", "train/lr", "time/images_per_second", "val/top1"}
+    assert found.keys() == {"loss/train", "optimizer/lr", "speed/images_per_second", "speed/epoch", "accuracy/val_top1"}
+    tags = {tag_of(name): name for name in ("train/loss", "train/lr", "time/images_per_second", "val/top1")}
     for tag, points in found.items():
-        written = [(row["step"], row[tag]) for row in rows[15:] if tag in row]
+        name = tags.get(tag, "epoch")
+        written = [(row["step"], row[name]) for row in rows[15:] if name in row]
         assert [step for step, _ in points] == [step for step, _ in written]
         assert [value for _, value in points] == pytest.approx([value for _, value in written], rel=1e-6)
 
@@ -145,8 +148,8 @@ def test_a_resumed_job_leaves_the_record_of_an_uninterrupted_one(tmp_path, check
         reporter.finish_job()
     assert rows_without_clock(twice) == rows_without_clock(once)
     expected, found = series(once, "job"), series(twice, "job")
-    expected.pop("time/images_per_second")
-    found.pop("time/images_per_second")
+    expected.pop("speed/images_per_second")
+    found.pop("speed/images_per_second")
     assert {tag: sorted(points) for tag, points in found.items()} == expected
 
 
@@ -165,14 +168,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert series(tmp_path, "job")["train/loss"][:6] == [(step, pytest.approx(1 / step)) for step in range(1, 7)]
+    assert series(tmp_path, "job")["loss/train"][:6] == [(step, pytest.approx(1 / step)) for step in range(1, 7)]
     next_second()
     with open_reporter(tmp_path) as reporter:
         start(reporter, "job", step=6, keep_rows=7)
         train(reporter, 6, TOTAL)
         reporter.finish_job()
     losses = [(step, pytest.approx(1 / step)) for step in range(1, TOTAL + 1)]
-    assert sorted(series(tmp_path, "job")["train/loss"]) == losses
+    assert sorted(series(tmp_path, "job")["loss/train"]) == losses
     assert [row["train/loss"] for row in read(tmp_path / "metrics.jsonl") if "train/loss" in row] == [
         1 / step for step in range(1, TOTAL + 1)
     ]
@@ -229,7 +232,28 @@ def test_a_collapsed_layer_has_no_histogram(tmp_path, ticket):
     found = events(tmp_path, "level-00")
     assert found.Tags()["histograms"] == ["weights/conv1.weight"]
     assert len(found.Tags()["images"]) == 2
-    assert found.Scalars("density/fc.weight")[0].value == 0
+    assert found.Tags()["scalars"] == ["density/total", "density/overlap", "speed/epoch"], "layers: over levels only"
+    (row,) = read(tmp_path / "metrics.jsonl")
+    assert row["density/fc.weight"] == 0
+
+
+def test_layers_are_curves_over_levels(tmp_path, ticket):
+    masks, weights = ticket
+    dense = Masks.dense({name: mask.shape for name, mask in masks.items()})
+    with open_reporter(tmp_path) as reporter:
+        for level, job, current in ((0, "level-00", dense), (1, "level-01", dense), (1, "level-01", masks)):
+            if current is masks:
+                next_second()  # level 1 is done again: its first attempt is hidden
+            start(reporter, job)
+            reporter.level_end(TOTAL, current, weights, dense if level else None, level=level)
+            reporter.finish_job()
+    found = series(tmp_path, LEVELS)
+    for name, density in masks.densities.items():
+        layer = name.removesuffix(".weight")
+        assert found[f"layers_density/{layer}"] == [(0, 1.0), (1, pytest.approx(density))]
+        assert found[f"layers_overlap/{layer}"] == [(1, pytest.approx(density))]
+    assert found["over_levels/density"] == [(0, 1.0), (1, pytest.approx(masks.density))]
+    assert found["over_levels/overlap"] == [(1, pytest.approx(masks.density))]
 
 
 @pytest.mark.parametrize("interactive", [False, True])
@@ -250,10 +274,10 @@ def test_hparams_and_text(tmp_path):
     }
     with open_reporter(tmp_path, texts={"config": "    seed: 7"}) as reporter:
         start(reporter, "level-00", step=3)
-        reporter.scalars(9, 2.25, {"train/loss": 1.0})
+        reporter.scalars(9, 2.25, {"train/loss": 1.0, "density/total": 0.25})
         reporter.hparams(options, {"top1": 0.5, "top5": 0.75})
         reporter.finish_job()
-    assert [path.name for path in (tmp_path / "tensorboard").rglob("*") if path.is_dir()] == ["level-00"]
+    assert {path.name for path in (tmp_path / "tensorboard").rglob("*") if path.is_dir()} == {ABOUT, "level-00"}
     found = events(tmp_path, "level-00")
     contents = found.PluginTagToContent(hparams_metadata.PLUGIN_NAME)
     session = hparams_metadata.parse_session_start_info_plugin_data(contents[hparams_metadata.SESSION_START_INFO_TAG])
@@ -265,12 +289,15 @@ def test_hparams_and_text(tmp_path):
         "seed": 7,
         "data.root": "none",
         "data.name": "digits",
+        "density": 0.25,
     }
+    assert session.group_name == "level-00 (a run)"
     experiment = hparams_metadata.parse_experiment_plugin_data(contents[hparams_metadata.EXPERIMENT_TAG])
     assert [metric.name.tag for metric in experiment.metric_infos] == ["result/top1", "result/top5"]
     assert [(event.step, event.value) for event in found.Scalars("result/top5")] == [(9, 0.75)]
-    (event,) = found.Tensors("config/text_summary")
-    assert event.step == 3
+    about = events(tmp_path, ABOUT)
+    (event,) = about.Tensors("config/text_summary")
+    assert "custom_scalars__config__" in about.Tags()["tensors"]
     assert make_ndarray(event.tensor_proto).item() == b"    seed: 7"
 
 
@@ -280,7 +307,7 @@ def test_non_finite_scalars_are_reported(tmp_path):
         reporter.scalars(1, 0.25, {"train/loss": float("nan")})
         reporter.progress(1, {"train/loss": float("nan"), "val/top1": float("nan")})
         reporter.finish_job()
-    (point,) = series(tmp_path, "job")["train/loss"]
+    (point,) = series(tmp_path, "job")["loss/train"]
     assert point[1] != point[1]
 
 
@@ -295,7 +322,7 @@ def test_an_error_in_a_job_keeps_what_there_is(tmp_path):
 
     with pytest.raises(RuntimeError, match="boom"):
         fail()
-    assert len(series(tmp_path, "job")["train/loss"]) == 3
+    assert len(series(tmp_path, "job")["loss/train"]) == 3
     assert shown.getvalue().count("\x1b[?25l") == shown.getvalue().count("\x1b[?25h") == 1  # the cursor is back
 
 

@@ -32,16 +32,16 @@ def run(tmp_path_factory) -> Path:
     def attempt(job: str, first: int, stop: int, keep_rows: int, lr: float) -> None:
         texts = {"config": f"lr: **{lr}**"}
         with Reporter(
-            folder / "metrics.jsonl", lambda job: folder / job, enabled=True, interactive=False, texts=texts
+            folder / "metrics.jsonl", lambda job: folder / job, enabled=True, interactive=False, texts=texts, run="run"
         ) as reporter:
             reporter.start_job(
                 job, title="a test", start_step=first, total_steps=20, steps_per_epoch=5, keep_rows=keep_rows
             )
             for step in range(first + 1, stop + 1):
-                reporter.scalars(step, step / 5, {"train/loss": lr / step})
+                reporter.scalars(step, step / 5, {"train/loss": lr / step, "val/top1": step / 100})
             if stop == 20:
-                reporter.level_end(20, masks, weights, None)
-                reporter.hparams({"train": {"lr": lr}}, {"top1": 0.75})
+                reporter.level_end(20, masks, weights, None, level=int(job[-2:]))
+                reporter.hparams({"train": {"lr": lr}, "level": int(job[-2:])}, {"top1": 0.75})
 
     attempt("level-00", 0, 20, 0, 0.1)
     attempt("level-01", 0, 15, 0, -1.0)  # what came after the checkpoint at step 10 must not be seen
@@ -99,12 +99,19 @@ def wait_for_runs(server: str) -> None:
 def test_it_serves_what_was_reported(server):
     wait_for_runs(server)
     plugin = server + "data/plugin/"
-    assert ask(server + "data/runs") == ["level-00", "level-01"]
+    assert ask(server + "data/runs") == ["about", "level-00", "levels", "level-01"]
 
     tags = ask(plugin + "scalars/tags")
-    assert tags["level-00"].keys() == {"train/loss", "density/total", "density/conv1.weight", "result/top1"}
+    assert tags["level-00"].keys() == {
+        "loss/train",
+        "accuracy/val_top1",
+        "density/total",
+        "speed/epoch",
+        "result/top1",
+    }
+    assert [step for _, step, _ in ask(plugin + "scalars/scalars", run="levels", tag="layers_density/conv1")] == [0, 1]
     for job, before, after in (("level-00", 0.1, 0.1), ("level-01", -1.0, 0.2)):
-        points = ask(plugin + "scalars/scalars", run=job, tag="train/loss")
+        points = ask(plugin + "scalars/scalars", run=job, tag="loss/train")
         expected = [(step, pytest.approx((before if step <= 10 else after) / step)) for step in range(1, 21)]
         assert [(step, value) for _, step, value in points] == expected
 
@@ -112,17 +119,20 @@ def test_it_serves_what_was_reported(server):
     assert ask(plugin + "images/individualImage?" + image["query"]).startswith(b"\x89PNG")
     (histogram,) = ask(plugin + "histograms/histograms", run="level-01", tag="weights/conv1.weight")
     assert histogram[1] == 20
-    texts = ask(plugin + "text/text", run="level-01", tag="config/text_summary")
-    assert [text["step"] for text in texts] == [0, 10]
-    assert "<strong>0.2</strong>" in texts[-1]["text"]
+    texts = ask(plugin + "text/text", run="about", tag="config/text_summary")
+    assert "<strong>0.2</strong>" in texts[-1]["text"], "once a run: the last start's"
+    layout = ask(plugin + "custom_scalars/layout")
+    assert [category["title"] for category in layout["category"]] == ["overview", "over levels"]
+    charts = [chart["title"] for chart in layout["category"][0]["chart"]]
+    assert charts[:3] == ["accuracy", "density", "images per second"]
 
     experiment = ask(plugin + "hparams/experiment", {})
-    assert [info["name"] for info in experiment["hparamInfos"]] == ["train.lr"]
+    assert sorted(info["name"] for info in experiment["hparamInfos"]) == ["density", "level", "train.lr"]
     query = {"allowedStatuses": ["STATUS_SUCCESS"], "colParams": [{"metric": {"tag": "result/top1"}}]}
     sessions = ask(plugin + "hparams/session_groups", query | {"startIndex": 0, "sliceSize": 9})["sessionGroups"]
     assert {session["name"]: session["hparams"]["train.lr"] for session in sessions} == {
-        "level-00": 0.1,
-        "level-01": 0.2,
+        "level-00 (run)": 0.1,
+        "level-01 (run)": 0.2,
     }
     assert all(session["metricValues"][0]["value"] == 0.75 for session in sessions)
 
@@ -136,12 +146,12 @@ def test_a_browser_draws_it(server, tmp_path):
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--no-proxy-server", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
     command += ["--disable-sync", "--disable-quic", "--dump-dom"]
-    expected = ("level-00", "level-01", "train/loss")
+    expected = ("level-00", "level-01", "loss/train")
     patience = 5_000  # milliseconds of the page's own clock, which a busy host outruns
     deadline = time.monotonic() + 4 * SECONDS
     while True:
         done = subprocess.run(
-            [*command, f"--virtual-time-budget={patience}", server + "?tagFilter=train%2F#timeseries"],
+            [*command, f"--virtual-time-budget={patience}", server + "?tagFilter=loss%2F#timeseries"],
             capture_output=True,
             text=True,
             timeout=600,

@@ -5,8 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elth_dist.errors import UserError
 from elth_dist.models.build import blank_model
-from elth_dist.sparsity.distributions import DISTRIBUTIONS, erk, uniform
+from elth_dist.sparsity.distributions import (
+    DISTRIBUTIONS,
+    MATCHED,
+    Distribution,
+    erk,
+    layer_names,
+    matched_counts,
+    matched_uniform,
+    uniform,
+)
 from elth_dist.sparsity.masks import prunable_weights
 
 Shapes = Mapping[str, Sequence[int]]
@@ -28,7 +38,7 @@ def total_density(shapes: Shapes, found: Mapping[str, float]) -> float:
 def test_uniform_keeps_the_first_layer_dense_and_no_budget() -> None:
     shapes = {"conv1": (8, 3, 3, 3), "conv2": (8, 8, 3, 3), "fc": (10, 8)}
     assert uniform(shapes, 0.2) == {"conv1": 1.0, "conv2": 0.2, "fc": 0.2}
-    assert uniform(shapes, 0.2, dense_first=False) == dict.fromkeys(shapes, 0.2)
+    assert uniform(shapes, 0.2, []) == dict.fromkeys(shapes, 0.2)
 
 
 def test_erk_by_hand() -> None:
@@ -81,3 +91,72 @@ def test_densities_out_of_range_and_no_layers(density: float) -> None:
             distribute({"a": (2, 2)}, density)
         with pytest.raises(ValueError, match="no weights"):
             distribute({}, 0.5)
+
+
+NAMES = ["conv1.weight", "layer1.0.conv1.weight", "fc.weight"]
+
+
+def test_names_of_layers() -> None:
+    assert layer_names([], NAMES) == []
+    assert layer_names(["last", "first", "fc"], NAMES) == ["conv1.weight", "fc.weight"]
+    assert layer_names(["layer1.0.conv1.weight"], NAMES) == ["layer1.0.conv1.weight"]
+    with pytest.raises(UserError, match=r"dense_layers: 'layer1.0.conv2' is no prunable.*mean 'layer1.0.conv1.weight'"):
+        layer_names(["layer1.0.conv2"], NAMES)
+    with pytest.raises(UserError, match=r"'classifier' is no prunable.*valid are first, last, 'conv1.weight' to"):
+        layer_names(["classifier"], NAMES)
+
+
+def test_layers_kept_dense_by_hand() -> None:
+    shapes = {"a": (10, 10), "b": (10, 20), "c": (10, 10)}
+    assert uniform(shapes, 0.4, ["c"]) == {"a": 0.4, "b": 0.4, "c": 1.0}
+    assert matched_uniform(shapes, 0.4, ["c"]) == {"a": pytest.approx(0.2), "b": pytest.approx(0.2), "c": 1.0}
+    assert matched_uniform(shapes, 0.4, []) == dict.fromkeys(shapes, 0.4)
+    found = erk(shapes, 0.4, ["c"])  # 160 weights, of which 60 are left, shared as 20 to 30
+    assert found == {"a": pytest.approx(24 / 100), "b": pytest.approx(36 / 200), "c": 1.0}
+    for distribute in MATCHED.values():
+        with pytest.raises(UserError, match=r"a, c alone keep 200 of 400 weights, a density of 50.000%, and leave"):
+            distribute(shapes, 0.5, ["a", "c"])
+
+
+@given(shapes_of_layers, st.data())
+def test_a_tickets_number_of_weights_is_met_exactly(shapes: Shapes, data: st.DataObject) -> None:
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    name: Distribution = data.draw(st.sampled_from(["uniform", "erk"]))
+    dense = data.draw(st.lists(st.sampled_from(list(sizes)), unique=True))
+    whole = sum(sizes[layer] for layer in dense)
+    total = sum(sizes.values())
+    kept = data.draw(st.integers(min(whole + 1, total), total))
+    densities = MATCHED[name](shapes, kept / total, dense)
+    counts = matched_counts(shapes, densities, kept)
+    assert list(counts) == list(shapes)
+    assert sum(counts.values()) == kept
+    assert all(counts[layer] == sizes[layer] for layer in dense)
+    sparse = [layer for layer in shapes if densities[layer] < 1]
+    left = kept - sum(sizes[layer] for layer in shapes if layer not in sparse)
+    assert all(0 <= counts[layer] <= sizes[layer] for layer in shapes)
+    if left >= len(sparse):
+        assert all(counts[layer] >= 1 for layer in sparse)
+    if all(densities[layer] * sizes[layer] >= 1 for layer in sparse):
+        assert all(abs(counts[layer] - densities[layer] * sizes[layer]) < 1 + 1e-6 for layer in sparse)
+
+
+def test_largest_remainders_by_hand() -> None:
+    shapes = {"a": (1, 10), "b": (1, 10), "c": (1, 10)}
+    assert matched_counts(shapes, {"a": 0.25, "b": 0.28, "c": 0.27}, 8) == {"a": 2, "b": 3, "c": 3}
+    assert matched_counts(shapes, dict.fromkeys(shapes, 7 / 30), 7) == {"a": 3, "b": 2, "c": 2}, "the first of equals"
+    assert matched_counts(shapes, {"a": 0.02, "b": 0.02, "c": 0.96}, 10) == {"a": 1, "b": 1, "c": 8}, "none is empty"
+    assert matched_counts(shapes, {"a": 0.02, "b": 0.02, "c": 0.16}, 2) == {"a": 0, "b": 0, "c": 2}, (
+        "no weight for each"
+    )
+
+
+def test_the_quickstarts_uniform_control_is_met_to_the_weight() -> None:
+    """At 1 % of ResNet-14 the first layer alone holds 432 of 1,789 weights: uniform kept 24 % too many."""
+    shapes = {name: tuple(p.shape) for name, p in prunable_weights(blank_model("resnet14_cifar", 10)).items()}
+    total = sum(math.prod(shape) for shape in shapes.values())
+    kept = math.ceil(0.01024 * total)
+    before = sum(math.ceil(density * math.prod(shapes[name])) for name, density in uniform(shapes, 0.01024).items())
+    assert before > 1.2 * kept
+    counts = matched_counts(shapes, MATCHED["uniform"](shapes, kept / total), kept)
+    assert sum(counts.values()) == kept
+    assert counts["conv1.weight"] == 432

@@ -25,7 +25,7 @@ from tests.helpers.ranks import REPOSITORY
 
 SWEEPS = REPOSITORY / "configs/sweeps"
 BASE: dict[str, Any] = {
-    "recipe": str(REPOSITORY / "configs/quickstart.yaml"),
+    "recipe": str(REPOSITORY / "configs/quickstart_fast.yaml"),
     "experiments": [{"sources": ["resnet14_cifar"], "methods": [{"levels": 2, "controls": []}]}],
 }
 

@@ -45,7 +45,7 @@ def test_what_trains_nothing_costs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     method = {"levels": 1, "rewind": 0, "controls": [], "stability": {"consecutive": True}}
     experiments = [{"sources": ["resnet14_cifar"], "methods": [method]}]
-    recipe = str(REPOSITORY / "configs/quickstart.yaml")
+    recipe = str(REPOSITORY / "configs/quickstart_fast.yaml")
     path.write_text(yaml.safe_dump({"recipe": recipe, "experiments": experiments}))
     sweep = plan_sweep(path)
     predictor = Predictor(sweep, {}, {"resnet14_cifar": 1000.0})

@@ -13,7 +13,7 @@ from tests.helpers.ranks import REPOSITORY
 
 def planned(folder: Path, experiments: Sequence[dict[str, Any]], **sections: Any) -> Sweep:
     path = folder / "tiny.yaml"
-    recipe = str(REPOSITORY / "configs/quickstart.yaml")
+    recipe = str(REPOSITORY / "configs/quickstart_fast.yaml")
     path.write_text(yaml.safe_dump({"recipe": recipe, "experiments": list(experiments), **sections}))
     return plan_sweep(path)
 
@@ -51,12 +51,17 @@ def test_a_transferred_ticket_tells_its_source(tmp_path: Path) -> None:
 
 
 def test_numbered_names_give_way_to_what_differs(tmp_path: Path) -> None:
-    experiment = {**IMP, "targets": ["resnet26_cifar"], "transfers": [{}, {"order": "append"}, {"units": [1]}]}
+    experiment = {
+        **IMP,
+        "sources": ["resnet20_cifar"],
+        "targets": ["resnet32_cifar"],
+        "transfers": [{}, {"order": "append"}, {"units": [1]}],
+    }
     told = titles(planned(tmp_path, [experiment]))
     assert sorted(title for title in told.values() if title.startswith("train-")) == [
-        "train-resnet26_cifar [transfer.order append, transfer.units null]",
-        "train-resnet26_cifar [transfer.order interpolate, transfer.units [1]]",
-        "train-resnet26_cifar [transfer.order interpolate, transfer.units null]",
+        "train-resnet32_cifar [transfer.order append, transfer.units null]",
+        "train-resnet32_cifar [transfer.order interpolate, transfer.units [1]]",
+        "train-resnet32_cifar [transfer.order interpolate, transfer.units null]",
     ]
 
 

@@ -17,7 +17,7 @@ from tests.helpers.ranks import REPOSITORY
 def test_jobs_share_the_digits_of_their_sweep(tmp_path: Path, version: str) -> None:
     """Version 0.1.0 wrote their place into each job's configuration, as data.root."""
     sweep = {
-        "recipe": str(REPOSITORY / "configs/quickstart.yaml"),
+        "recipe": str(REPOSITORY / "configs/quickstart_fast.yaml"),
         "overrides": {
             "data": {"image_size": 8, "loader": "resident"},
             "train": {"epochs": 1, "global_batch": 120, "milestones": []},

@@ -122,3 +122,15 @@ def test_controls_compose_and_are_recorded(ticket: Ticket) -> None:
     assert both.masks == random_masks(ticket, 1).masks
     assert _equal_weights(both, reinitialised(ticket, 2))
     assert ticket.meta.controls == ()
+
+
+def test_random_masks_of_the_authors_code_start_from_a_masked_theta_r(ticket: Ticket) -> None:
+    control, whole = random_masks(ticket, 3, premasked=True), random_masks(ticket, 3)
+    assert control.masks == whole.masks
+    for name, tensor in control.weights.items():
+        mask = ticket.masks.get(name, torch.tensor(True))
+        assert torch.equal(tensor, ticket.weights[name] * mask)
+    started = sum(int((control.weights[name] != 0)[mask].sum()) for name, mask in control.masks.items())
+    assert started / control.masks.kept == pytest.approx(ticket.density, abs=0.01), "few start from theta_r"
+    assert control.meta.controls[-1].kind == "random_premasked"
+    assert control.hash != whole.hash

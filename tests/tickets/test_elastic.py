@@ -50,6 +50,10 @@ def _check_units(source: Ticket, target: Ticket, plan: TransferPlan) -> None:
         ("resnet26", "resnet18"),
         ("vit_xs4", "vit_xs6"),
         ("vit_xs8", "vit_xs4"),
+        ("mlp_32x2", "mlp_32x5"),
+        ("mlp_32x5", "mlp_32x1"),
+        ("vgg13_fc2", "vgg13_fc5"),
+        ("vgg13_fc5", "vgg13_fc3"),
     ],
 )
 def test_whole_units_move(source: str, target: str, make_ticket: Make) -> None:

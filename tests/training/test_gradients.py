@@ -12,7 +12,7 @@ from elth_dist.data import data_options
 from elth_dist.data.dataset import open_dataset
 from elth_dist.data.protocol import Batch
 from elth_dist.runtime.ranks import Ranks
-from elth_dist.training.gradients import GlobalBatches, hessian_gradient_products, mean_gradients
+from elth_dist.training.gradients import GlobalBatches, balanced_sample, hessian_gradient_products, mean_gradients
 from tests.helpers.ranks import run_ranks
 
 DATA = data_options(
@@ -139,3 +139,53 @@ def test_model_is_left_as_it_was() -> None:
         mean_gradients(model, weights_of(model), batches, Ranks())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+PER_CLASS = 3
+
+
+def balanced(ranks: Ranks, accumulate: int) -> tuple[list[int], list[dict[str, list[Any]]]]:
+    """The dataset indices of this rank's part of a balanced sample, and what is measured on the whole."""
+    model = network()
+    weights = weights_of(model)
+    with batches_of(ranks, accumulate=accumulate, batches=None) as stream:
+        sample = balanced_sample(stream, ranks, per_class=PER_CLASS, num_classes=4)
+    assert all(0 < len(part.labels) <= GLOBAL_BATCH // (accumulate * ranks.world_size) for part in sample.batches)
+    gradients = mean_gradients(model, weights, sample.batches, ranks, samples=sample.total)
+    products = hessian_gradient_products(model, weights, gradients, sample.batches, ranks, samples=sample.total)
+    measured = [{name: tensor.tolist() for name, tensor in found.items()} for found in (gradients, products)]
+    return [index for part in sample.batches for index in part.indices.tolist()], measured
+
+
+def test_a_balanced_sample_is_the_first_of_each_class() -> None:
+    with batches_of(Ranks(), batches=None) as stream:
+        everything = whole(stream)
+    expected = []
+    for label in range(4):
+        expected += everything.indices[everything.labels == label][:PER_CLASS].tolist()
+    indices, (gradients, _) = balanced(Ranks(), 1)
+    assert sorted(indices) == sorted(expected)
+    model = network()
+    weights = weights_of(model)
+    chosen = torch.tensor([int(index) in expected for index in everything.indices])
+    loss = F.cross_entropy(model(everything.images[chosen].double()), everything.labels[chosen])
+    for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
+        torch.testing.assert_close(torch.tensor(gradients[name], dtype=torch.float64), gradient)
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(1, 4), (2, 1), (4, 2)])
+def test_a_balanced_sample_is_equal_for_any_ranks(world_size: int, accumulate: int) -> None:
+    indices, alone = balanced(Ranks(), 1)
+    found = [result.value for result in run_ranks(balanced, world_size, args=[accumulate])]
+    assert sorted(index for own, _ in found for index in own) == sorted(indices)
+    for _, measured in found:
+        for ours, theirs in zip(measured, alone, strict=True):
+            for name, values in theirs.items():
+                torch.testing.assert_close(torch.tensor(ours[name]), torch.tensor(values))
+
+
+def test_a_class_with_fewer_samples_gives_all_it_has() -> None:
+    with batches_of(Ranks(), batches=1) as stream:
+        labels = whole(stream).labels
+        sample = balanced_sample(stream, Ranks(), per_class=100, num_classes=4)
+    assert sample.total == len(labels) == sum(len(part.labels) for part in sample.batches)

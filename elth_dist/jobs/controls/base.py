@@ -47,6 +47,11 @@ class Control(Options):
 
     name: str = Field(description="the control")
 
+    @property
+    def title(self) -> str:
+        """The control with its options, for tables."""
+        return self.label
+
     @abstractmethod
     def plan(self, graph: Graph, place: Place) -> str | None:
         """Add the control's jobs; return the name of the one that trains a ticket, if there is one."""

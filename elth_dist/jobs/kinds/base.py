@@ -1,8 +1,8 @@
 """The base of job kinds: options, work, predicted cost, and row in the report."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from elth_dist.jobs.setting import Setting
 from elth_dist.options import Options
@@ -61,6 +61,12 @@ class JobKind(Options):
             part["path"] = files.get(self.file, self.file)
         return part
 
+    def check_layers(self, names: Collection[str]) -> None:
+        """Refuse options that name layers which the job's network does not have. UserError.
+
+        `names`: of the network's prunable weights, in its order.
+        """
+
     def end_step(self, steps_per_epoch: int) -> int | None:
         """Return the step at which the job's training ends; None: it trains nothing."""
         return None
@@ -99,6 +105,18 @@ class JobKind(Options):
     def ticket_title(self, job: "Job", rows: "Rows") -> str:
         """Name the ticket that the job writes, for the report's row of the job that trains it."""
         return "ticket"
+
+    def in_usual_order(self) -> Self:
+        """Return the options of the same training in the usual data order; others repeat it, as other seeds do."""
+        return self
+
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        """Return the method of what the job trained, by which figures choose its colour: `imp`, `snip`, ..."""
+        return self.name
+
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        """Return the method of the ticket that the job writes."""
+        return self.name
 
 
 def in_order(title: str, order: int) -> str:

@@ -50,7 +50,7 @@ class DenseJob(NetworkJob):
         if job.is_main:
             save_weights(job.folder.trained, fitted.weights, about_weights(job, setting, fitted, density=1.0))
         report_end(job, fitted, masks)
-        finish_report(job, setting, fitted)
+        finish_report(job, fitted)
         return {**training_metrics(fitted), "arch": setting.model.arch, "density": 1.0}
 
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> None:

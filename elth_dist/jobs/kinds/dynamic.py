@@ -1,7 +1,7 @@
 """train, with masks that change: a mask update (RigL, SET, ...) from initialisation to the end."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from elth_dist.jobs.graph import Job
     from elth_dist.jobs.prediction import Forecast, TicketForecast
     from elth_dist.jobs.report import Rows
+
+#: Relative difference of an achieved density from the given one that is worth a line.
+_NOTABLE = 0.01
 
 
 @job_kinds.add
@@ -33,6 +36,15 @@ class DynamicJob(NetworkJob):
     @property
     def file(self) -> str | None:
         return self.path
+
+    def part(self, files: Mapping[str, str]) -> dict[str, Any]:
+        part = super().part(files)
+        if self.density is None:  # up to 0.1.0, a ticket's density was met approximately
+            part["matched"] = "number of weights"
+        return part
+
+    def check_layers(self, names: Collection[str]) -> None:
+        self.update.dense_names(names)
 
     def end_step(self, steps_per_epoch: int) -> int:
         return self.setting.train.epochs * self.update.multiplier * steps_per_epoch
@@ -62,16 +74,25 @@ class DynamicJob(NetworkJob):
         setting = self.setting.model_copy(update={"train": recipe})
         model = initial_model(setting, dataset)
         initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        density = self._density(job)
+        dense = dense_masks(model, setting)
+        kept = self._kept(job, dense.total)
+        density = kept / dense.total if self.density is None and kept is not None else self.density
+        assert density is not None, "neither a density nor a ticket"
         steps_per_epoch = dataset.num_train // recipe.global_batch
-        updater = chosen.stretched().create(
-            dense_masks(model, setting),
+        total_steps = recipe.epochs * steps_per_epoch
+        update = chosen.stretched()
+        updater = update.create(
+            dense,
             density=density,
+            kept=kept,
             seed=derive_seed(setting.seed, "update", chosen.name),
-            total_steps=recipe.epochs * steps_per_epoch,
+            total_steps=total_steps,
             steps_per_epoch=steps_per_epoch,
             agree=lambda masks: ranks.require_equal(f"masks of {job.name}", masks.hashes()),
         )
+        warning = update.warning(total_steps, steps_per_epoch)
+        if warning is not None:
+            job.training.reporter.warn(f"{job.name}: {chosen.name}: {warning}")
         title = f"{chosen.name} on {setting.model.arch}, density {density:.2%}"
         fitted = train(job, setting, model, updater, data_order=self.data_order, title=title, stretched=longer)
         masks = updater.masks.to("cpu")
@@ -82,16 +103,26 @@ class DynamicJob(NetworkJob):
             save_weights(job.folder.trained, fitted.weights, about_weights(job, setting, fitted, ticket.density))
         for name in masks.collapsed():
             job.training.reporter.warn(f"{job.name}: layer collapse: nothing is left of {name}")
+        if abs(ticket.density / density - 1) > _NOTABLE:
+            job.training.reporter.say(
+                f"{job.name}: density {ticket.density:.3%}, not {density:.3%}: layers kept dense come on top under "
+                "uniform, as in RigL's paper"
+            )
         report_end(job, fitted, masks)
-        finish_report(job, setting, fitted)
+        finish_report(job, fitted)
         return {**training_metrics(fitted), **ticket_metrics(ticket), "criterion": chosen.name}
 
-    def _density(self, job: "JobContext") -> float:
+    def _kept(self, job: "JobContext", total: int) -> int | None:
+        """Return how many of `total` weights the matched ticket keeps (in proportion, if it has another number).
+
+        None: no ticket is matched.
+        """
         from elth_dist.tickets.ticket import Ticket
 
         if self.density is not None:
-            return self.density
-        return Ticket.load(job.inputs["like"].ticket if self.path is None else self.path).density
+            return None
+        like = Ticket.load(job.inputs["like"].ticket if self.path is None else self.path).masks
+        return -(-like.kept * total // like.total)
 
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> None:
         density = self.density
@@ -99,8 +130,12 @@ class DynamicJob(NetworkJob):
             like = inputs["like"] if self.path is None else forecast.read(self.path)
             density = forecast.density(like, self.setting)
         ticket = forecast.dense(self.setting)
-        densities = self.update.layer_densities(forecast.shapes(ticket.arch), density)
+        shapes = forecast.shapes(ticket)
+        densities = self.update.layer_densities(shapes, density, matched=self.density is None)
         forecast.train(name, self.setting, forecast.ticket_like(ticket, densities), update=self.update)
 
     def title(self, job: "Job", rows: "Rows") -> str:
         return self.update.title
+
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        return self.update.name

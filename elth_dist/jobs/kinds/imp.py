@@ -1,13 +1,16 @@
 """The three jobs of iterative magnitude pruning: train to theta_r, train a level, prune for the next level."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+import math
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field
 
+from elth_dist.errors import UserError
 from elth_dist.jobs.kinds.base import JobKind, NetworkJob, in_order
 from elth_dist.options import Step
 from elth_dist.registry import job_kinds
+from elth_dist.sparsity.distributions import LayerNames, layer_names
 
 if TYPE_CHECKING:
     from elth_dist.jobs.context import JobContext, Metrics
@@ -53,7 +56,7 @@ class PretrainJob(NetworkJob):
                 job, setting, model, StaticMask(masks), data_order="pretrain", title=title, until=self.rewind
             )
             weights, rewind_step, metrics = fitted.weights, fitted.end, training_metrics(fitted)
-            finish_report(job, setting, fitted)
+            finish_report(job, fitted)
         meta = TicketMeta(dataset=setting.data.name, level=0, rewind_step=rewind_step, config=job.identity)
         ticket = Ticket(setting.model.arch, weights, masks, meta)
         if job.is_main:
@@ -104,6 +107,7 @@ class LevelJob(NetworkJob):
             self.setting,
             ticket,
             data_order=self.data_order,
+            level=None if self.order else self.level,
             title=in_order(title, self.order),
             order=self.order,
             previous=previous,
@@ -122,7 +126,13 @@ class LevelJob(NetworkJob):
         return inputs["ticket"]
 
     def title(self, job: "Job", rows: "Rows") -> str:
-        return in_order("IMP", self.order)
+        return "IMP"
+
+    def in_usual_order(self) -> Self:
+        return self.model_copy(update={"order": 0})
+
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        return "imp"
 
 
 @job_kinds.add
@@ -135,14 +145,21 @@ class MaskJob(JobKind):
 
     level: int
     prune_fraction: float
+    dense_layers: LayerNames = Field(default=(), description="layers that are not pruned")
+
+    def check_layers(self, names: Collection[str]) -> None:
+        layer_names(self.dense_layers, names)
 
     def run(self, job: "JobContext") -> "Metrics":
         """Write the next level's ticket: the same theta_r, with exactly ceil(fraction x remaining) weights pruned.
 
-        Every rank selects from the whole weights with rank 0's threshold, and all ranks check that they agree.
-        Frankle et al. 2019, "Stabilizing the lottery ticket hypothesis".
+        The fraction is of all remaining weights, also where some layers stay dense (as `pruning_layers_to_ignore` of
+        Frankle's open_lth): the densities of the levels do not depend on them. Every rank selects from the whole
+        weights with rank 0's threshold, and all ranks check that they agree. Frankle et al. 2019, "Stabilizing the
+        lottery ticket hypothesis".
         """
         from elth_dist.jobs.training import finish_masks
+        from elth_dist.sparsity.masks import Masks
         from elth_dist.sparsity.scores import magnitude
         from elth_dist.sparsity.selection import exact_count, prune
         from elth_dist.tickets.ticket import Ticket
@@ -152,12 +169,36 @@ class MaskJob(JobKind):
         ticket = Ticket.load(job.inputs["ticket"].ticket)
         trained = load_weights(job.inputs["trained"].trained)
         masks = ticket.masks.to(ranks.device)
-        scores = magnitude({name: trained[name].to(ranks.device) for name in masks})
+        whole = layer_names(self.dense_layers, masks)
+        competing = Masks({name: mask for name, mask in masks.items() if name not in whole})
+        scores = magnitude({name: trained[name].to(ranks.device) for name in competing})
         count = exact_count(self.prune_fraction, masks.kept)
-        pruned = prune(masks, scores, count, share=ranks.broadcast_json)
+        if whole and count >= competing.kept:
+            raise UserError(_nothing_left(whole, masks.kept - count))
+        pruned = Masks({**masks, **prune(competing, scores, count, share=ranks.broadcast_json)})
         return finish_masks(job, ticket, pruned.to("cpu"), criterion="magnitude", level=self.level)
 
     def predict(self, name: str, inputs: "Mapping[str, TicketForecast]", forecast: "Forecast") -> "TicketForecast":
         before = inputs["ticket"]
+        sizes = {name: math.prod(shape) for name, shape in forecast.shapes(before).items()}
+        whole = layer_names(self.dense_layers, sizes)
         left = 1 - self.prune_fraction
-        return forecast.ticket_like(before, {name: left * before.density(name) for name in forecast.names(before.arch)})
+        if whole:
+            kept = {name: before.density(name) * size for name, size in sizes.items()}
+            total, dense = sum(kept.values()), sum(kept[name] for name in whole)
+            if left * total <= dense:
+                raise UserError(_nothing_left(whole, round(left * total)))
+            left = (left * total - dense) / (total - dense)
+        return forecast.ticket_like(
+            before, {name: (1.0 if name in whole else left) * before.density(name) for name in sizes}
+        )
+
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        return "imp"
+
+
+def _nothing_left(whole: Collection[str], kept: int) -> str:
+    return (
+        f"method.dense_layers: {', '.join(whole)} alone keep more than the {kept:,} weights of the next level; name "
+        "fewer layers, or choose fewer method.levels"
+    )

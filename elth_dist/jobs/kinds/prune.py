@@ -1,6 +1,7 @@
 """mask, at the rewinding weights: prune theta_r by a criterion, to a given density or a ticket's density."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from elth_dist.jobs.kinds.base import NetworkJob
 from elth_dist.jobs.setting import Setting
 from elth_dist.registry import job_kinds
 from elth_dist.sparsity.criteria import AnyCriterion
+from elth_dist.sparsity.distributions import layer_names, left_for_others, matched_uniform
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +48,9 @@ class PruneJob(NetworkJob):
     def builds_on_file(self, inputs: Mapping[str, str]) -> bool:
         return self.path is not None and "ticket" not in inputs  # else the file only gives the density
 
+    def check_layers(self, names: Collection[str]) -> None:
+        layer_names(self.criterion.dense_layers, names)
+
     def run(self, job: "JobContext") -> "Metrics":
         """Write the ticket: theta_r with the new masks, made from rank 0's scores; all ranks check that they agree."""
         from elth_dist.engines.numerics import Numerics
@@ -57,15 +62,30 @@ class PruneJob(NetworkJob):
         like = self._like(job)
         ticket = Ticket.load(job.inputs["ticket"].ticket) if "ticket" in job.inputs else like
         assert ticket is not None, "nothing to prune"
+        if self.criterion.premasked:
+            ticket = _premasked(ticket, like)
         names = copied_weights(ticket) if self.copies else list(ticket.masks)
-        dense = Masks.dense({name: ticket.masks[name].shape for name in names}).to(job.training.ranks.device)
+        whole = layer_names(self.criterion.dense_layers, ticket.masks)
+        dense = Masks.dense({name: ticket.masks[name].shape for name in names})
+        kept = self._kept(dense, like)
+        if whole:
+            assert isinstance(kept, int), "layers have no density yet"
+            left_for_others({name: mask.shape for name, mask in dense.items()}, kept / dense.total, whole)
+            kept -= sum(dense[name].numel() for name in whole)
+        competing = Masks({name: mask for name, mask in dense.items() if name not in whole})
         with Numerics(deterministic=self.setting.train.deterministic).applied():
             size = job.training.dataset.image_size
             model = ticket.model(size, masked=False).to(job.training.ranks.device)
             pruned, flops = prune_by_criterion(
-                self.criterion, model, dense, self._kept(dense, like), self.setting, job.name, job.training
+                self.criterion,
+                model,
+                competing.to(job.training.ranks.device),
+                kept,
+                self.setting,
+                job.name,
+                job.training,
             )
-        masks = Masks({**ticket.masks, **pruned.to("cpu")}) if self.copies else pruned.to("cpu")
+        masks = Masks({**(ticket.masks if self.copies else dense), **pruned.to("cpu")})
         metrics = finish_masks(job, ticket, masks, criterion=self.criterion.name)
         return {**metrics, "train_flops": flops}
 
@@ -105,7 +125,9 @@ class PruneJob(NetworkJob):
         if density is None:
             assert like is not None, "no density"
             density = forecast.density(like, self.setting)
-        return forecast.ticket_like(ticket, dict.fromkeys(forecast.names(ticket.arch), density))
+        shapes = forecast.shapes(ticket)
+        whole = layer_names(self.criterion.dense_layers, shapes)
+        return forecast.ticket_like(ticket, matched_uniform(shapes, density, whole))
 
     def ticket_title(self, job: "Job", rows: "Rows") -> str:
         if not self.copies:
@@ -115,6 +137,18 @@ class PruneJob(NetworkJob):
         if "ticket" not in job.inputs:
             return title
         return f"{title} ({rows.ticket_title(job.inputs['ticket'])})"
+
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        return f"{self.criterion.name}_copies" if self.copies else self.criterion.name
+
+
+def _premasked(ticket: "Ticket", like: "Ticket | None") -> "Ticket":
+    """Set the weights of theta_r to zero that the ticket `like` has pruned."""
+    if like is None or like.arch != ticket.arch:
+        raise UserError(f"variant: elth_code masks theta_r with a {ticket.arch} ticket's masks: give one as `like`")
+    weights = {name: tensor.clone() for name, tensor in ticket.weights.items()}
+    like.masks.apply_(weights)
+    return replace(ticket, weights=weights)
 
 
 def prune_by_criterion(

@@ -1,7 +1,7 @@
 """train: a ticket, or a control made of one, to the end."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import Field
 
@@ -72,4 +72,12 @@ class TrainJob(NetworkJob):
 
     def title(self, job: "Job", rows: "Rows") -> str:
         ticket = rows.ticket_title(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"
-        return in_order(ticket if self.alteration is None else f"{self.alteration.label} ({ticket})", self.order)
+        return ticket if self.alteration is None else f"{self.alteration.title} ({ticket})"
+
+    def in_usual_order(self) -> Self:
+        return self.model_copy(update={"order": 0})
+
+    def method_name(self, job: "Job", rows: "Rows") -> str:
+        if self.alteration is not None:
+            return self.alteration.name
+        return rows.ticket_method(job.inputs["ticket"]) if "ticket" in job.inputs else "ticket"

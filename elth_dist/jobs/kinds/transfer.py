@@ -66,3 +66,6 @@ class TransferJob(JobKind):
 
     def ticket_title(self, job: "Job", rows: "Rows") -> str:
         return f"ETT <- {rows.metrics(job.name)['source_arch']}"
+
+    def ticket_method(self, job: "Job", rows: "Rows") -> str:
+        return "ett"

@@ -57,8 +57,12 @@ class PrunedMethod(AtDensity):
         options = PruneJob(setting=setting, criterion=self.criterion, density=self.density, path=self.like)
         graph.add("train", train_job(setting), ticket=graph.add("mask", options, ticket=theta_r))
 
+    def check_network(self, arch: str) -> None:
+        if self.criterion.premasked and self.like is None:
+            raise UserError("variant: elth_code masks theta_r with a ticket's masks: give `like`, a ticket file")
+
     def check_ticket(self, ticket: "Ticket", arch: str) -> None:
-        if ticket.arch != arch and self.criterion.matched == "layerwise":
+        if ticket.arch != arch and (self.criterion.matched == "layerwise" or self.criterion.premasked):
             raise UserError(f"method.like: is a {ticket.arch} ticket, whose layers are not those of {arch!r}")
 
     def start(self, steps_per_epoch: int) -> Start:

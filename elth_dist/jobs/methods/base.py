@@ -24,7 +24,7 @@ class Start(NamedTuple):
 class Method(Options):
     """What a run does. A subclass has a method's options: a field `name` with its default, more fields, and `plan`."""
 
-    #: Whether the ticket file is trained from its own rewind step, so that it must fit the dataset.
+    #: Whether the ticket file is trained, from its own rewind step unless `start` says otherwise.
     trains_file: ClassVar[bool] = False
 
     if TYPE_CHECKING:
@@ -44,6 +44,13 @@ class Method(Options):
 
     def check_ticket(self, ticket: "Ticket", arch: str) -> None:
         """Refuse a ticket file that does not fit the method or the network. UserError."""
+
+    def check_classes(self, ticket: "Ticket", num_classes: int) -> None:
+        """Refuse a ticket file that is trained but has other classes than the dataset. UserError."""
+        if self.trains_file and ticket.num_classes != num_classes:
+            raise UserError(
+                f"{self.ticket_file}: the ticket has {ticket.num_classes} classes, the dataset {num_classes}"
+            )
 
     def start(self, steps_per_epoch: int) -> Start | None:
         """Return where trainings begin by the method's options; None: at step 0, or at a ticket's rewind step."""

@@ -17,6 +17,7 @@ from elth_dist.jobs.setting import Setting
 from elth_dist.jobs.stability import TICKET, StabilityOptions, Trained
 from elth_dist.options import Options, Step
 from elth_dist.registry import methods
+from elth_dist.sparsity.distributions import LayerNames
 from elth_dist.sparsity.updates import MaskUpdate
 from elth_dist.tickets.options import TransferOptions
 
@@ -64,6 +65,9 @@ class ImpMethod(Method):
     )
     prune_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2, description="fraction of the kept weights that is pruned after each level"
+    )
+    dense_layers: LayerNames = Field(
+        default=(), description="layers that are never pruned: first, last, or names of weights"
     )
     rewind: Step = Field(default=Step.parse("1000it"), description="rewind step, at which the weights theta_r are kept")
     data_order: Literal["per_level", "same"] = Field(
@@ -154,19 +158,19 @@ class ImpMethod(Method):
             trained += self._plan_controls(
                 graph, controls, Place(name, setting, tickets[level], self.rewind, "pretrain"), level
             )
-        names: set[str] = set()
+        places: dict[tuple[str, int, str], Place] = {}  # by target, level and plan: equal plans are one job
         for branch in self.transfers:
-            target = setting.on(branch.to)
+            target, plan = setting.on(branch.to), branch.plan_from(arch).text
             theta_r = "pretrain" if target == setting else f"pretrain-{target.model.arch}"
             for level in branch.levels(self.levels):
-                name = _unused(f"{branch.to}{self._suffix(level)}", names)
-                names.add(name)
-                moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=tickets[level])
-                training = graph.add(f"train-{name}", train_job(target), ticket=moved)
-                trained.append(Trained(training, TICKET, target, None))
-                trained += self._plan_controls(
-                    graph, branch.controls, Place(name, target, moved, self.rewind, theta_r), None
-                )
+                place = places.get((branch.to, level, plan))
+                if place is None:
+                    name = _unused(f"{branch.to}{self._suffix(level)}", {known.name for known in places.values()})
+                    moved = graph.add(f"transfer-{name}", TransferJob(transfer=branch.rules), ticket=tickets[level])
+                    training = graph.add(f"train-{name}", train_job(target), ticket=moved)
+                    trained.append(Trained(training, TICKET, target, None))
+                    place = places[branch.to, level, plan] = Place(name, target, moved, self.rewind, theta_r)
+                trained += self._plan_controls(graph, branch.controls, place, None)
         if self.stability is not None:
             self.stability.plan(graph, trained, self.levels)
 
@@ -191,7 +195,7 @@ class ImpMethod(Method):
         for level in range(self.levels + 1):
             previous = {}
             if level:
-                options = MaskJob(level=level, prune_fraction=self.prune_fraction)
+                options = MaskJob(level=level, prune_fraction=self.prune_fraction, dense_layers=self.dense_layers)
                 trained = _level_name(level - 1)
                 tickets.append(graph.add(f"mask-{level:02d}", options, ticket=tickets[-1], trained=trained))
                 previous = {"previous": tickets[-2]}

@@ -8,9 +8,11 @@ from elth_dist.errors import UserError
 from elth_dist.jobs.controls import Control
 from elth_dist.jobs.controls.base import train_job
 from elth_dist.jobs.graph import Graph
+from elth_dist.jobs.kinds.adapt import AdaptJob
 from elth_dist.jobs.kinds.transfer import TransferJob
-from elth_dist.jobs.methods.base import Method
+from elth_dist.jobs.methods.base import Method, Start
 from elth_dist.jobs.setting import Setting
+from elth_dist.options import Step
 from elth_dist.registry import controls, methods
 from elth_dist.tickets.options import TransferOptions
 
@@ -43,6 +45,17 @@ class TicketMethod(Method):
         "SNIP's masks",
     )
 
+    classifier: Literal["keep", "new"] = Field(
+        default="keep",
+        description="new: replace the ticket's classifier by a fresh, dense one for the dataset's classes (E-LTH, "
+        "tables 6 and 7); keep: the dataset must have as many classes as the ticket",
+    )
+    begin: Step | None = Field(
+        default=None,
+        description="step of the schedule at which the training begins: 0 for the whole schedule; null: the ticket's "
+        "rewind step",
+    )
+
     @property
     def ticket_file(self) -> str:
         return self.path
@@ -52,6 +65,15 @@ class TicketMethod(Method):
         inputs = {}
         if self.transfer is not None:
             inputs["ticket"] = graph.add("transfer", TransferJob(transfer=self.transfer, path=path))
+            path = None
+        if self.classifier == "new" or self.begin is not None:
+            adapted = AdaptJob(
+                setting=setting.model_copy(update={"data_seed": None}),
+                classifier=self.classifier,
+                begin=self.begin,
+                path=path,
+            )
+            inputs["ticket"] = graph.add("adapt", adapted, **inputs)
             path = None
         if self.control is None:
             graph.add("train", train_job(setting, path=path), **inputs)
@@ -67,3 +89,15 @@ class TicketMethod(Method):
         plan = plan or ticket.meta.plan
         if self.control is not None and controls[self.control].of_copies and (plan is None or not any(plan.copies)):
             raise UserError(f"method.control: {self.control}, but no unit of the {trained} is a transfer's copy")
+
+    def check_classes(self, ticket: "Ticket", num_classes: int) -> None:
+        if self.classifier == "keep" and ticket.num_classes != num_classes:
+            raise UserError(
+                f"{self.path}: the ticket has {ticket.num_classes} classes, the dataset {num_classes}; "
+                "`--method.classifier new` replaces the ticket's classifier"
+            )
+
+    def start(self, steps_per_epoch: int) -> Start | None:
+        if self.begin is None:
+            return None
+        return Start(f"method.begin: {self.begin}", self.begin.iterations(steps_per_epoch))

@@ -17,6 +17,7 @@ def architecture(name: str) -> Architecture:
 
     Args:
         name: resnet18, 26, 34, 50, 101, 152; resnet{6n+2}_cifar (n residual blocks a stage); vgg13, 16, 19;
+            vgg13_fc2, fc3, fc5; conv2, 4, 6; lenet_300_100, lenet5_caffe; mlp_{width}x{hidden layers};
             vit_xs4, 6, 8; vit_ti8, 12, 16; vit_s8, 12, 16; torchvision/NAME, timm/NAME (whether the library has it
             shows when it is built); or a name of a plugin's family.
 

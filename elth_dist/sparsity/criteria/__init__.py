@@ -6,6 +6,7 @@
   statistics), where the paper takes one batch in training mode.
 - GraSP: the same, and weights are pruned by |w (H g)|: the sign, which is the paper's point, is lost.
 - SynFlow: weights stay signed, the loss of real data replaces R, and there is one pruning: this is SNIP.
+- Random: theta_r has been masked with the ticket before the masks are permuted, so that most of the kept weights are 0.
 
 Their code also prunes one weight more than asked, and all ties with it; our counts are exact in both variants.
 """

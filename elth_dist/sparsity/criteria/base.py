@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from elth_dist.options import Options
 from elth_dist.registry import OneOf, criteria
+from elth_dist.sparsity.distributions import LayerNames
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +51,12 @@ class Evidence(Protocol):
         """Samples per global batch."""
 
     def mean_gradients(
-        self, *, batches: int | None, training: bool = True, temperature: float = 1.0
+        self,
+        *,
+        batches: int | None,
+        training: bool = True,
+        temperature: float = 1.0,
+        per_class: int | None = None,
     ) -> "dict[str, Tensor]":
         """Compute g, the gradient of the mean cross-entropy with respect to each weight.
 
@@ -58,10 +64,17 @@ class Evidence(Protocol):
             batches: number of global batches to average over; None: a whole epoch.
             training: use BatchNorm in training mode; else with its running statistics.
             temperature: divisor of the logits.
+            per_class: average over the first samples of each class in `batches` instead, this many of each.
         """
 
     def hessian_gradient_products(
-        self, gradients: "Mapping[str, Tensor]", *, batches: int | None, training: bool = True, temperature: float = 1.0
+        self,
+        gradients: "Mapping[str, Tensor]",
+        *,
+        batches: int | None,
+        training: bool = True,
+        temperature: float = 1.0,
+        per_class: int | None = None,
     ) -> "dict[str, Tensor]":
         """Compute H g, with the Hessian H of that loss and the given gradient g; arguments as for mean_gradients()."""
 
@@ -90,6 +103,21 @@ class Criterion(Options):
         "layer its density in the ticket (without a ticket: all the same)",
     )
 
+    dense_layers: LayerNames = Field(
+        default=(),
+        description="layers kept dense, which do not compete: first, last, or names of weights; all layers together "
+        "have the given density",
+    )
+
+    @model_validator(mode="after")
+    def _layers_have_no_density_yet(self) -> Self:
+        if self.dense_layers and self.matched == "layerwise":
+            raise ValueError(
+                f"dense_layers: {', '.join(self.dense_layers)} cannot be kept dense under matched: layerwise, which "
+                "gives each layer its density; choose matched: global"
+            )
+        return self
+
     @property
     def rounds(self) -> int:
         """Number of prunings, which approach the density exponentially; scores are computed again for each."""
@@ -98,7 +126,13 @@ class Criterion(Options):
     @property
     def details(self) -> list[str]:
         """Labels for non-default options in tables, such as "ELTH code"."""
-        return ["layer-wise"] if self.matched == "layerwise" else []
+        dense = [f"dense: {', '.join(self.dense_layers)}"] if self.dense_layers else []
+        return (["layer-wise"] if self.matched == "layerwise" else []) + dense
+
+    @property
+    def premasked(self) -> bool:
+        """Whether the matched ticket's masks are applied to theta_r before it is scored and pruned."""
+        return False
 
     @abstractmethod
     def scores(self, evidence: Evidence) -> "dict[str, Tensor]":

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from elth_dist.registry import criteria
 from elth_dist.runtime.seeds import derive_seed
-from elth_dist.sparsity.criteria.base import Criterion, Evidence, Matched
+from elth_dist.sparsity.criteria.base import Criterion, Evidence, Matched, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,20 @@ class Random(Criterion):
         description="what has the given density: layerwise: each layer its density in the ticket (the paper's Random); "
         "global: all layers together",
     )
+
+    variant: Variant = Field(
+        default="published",
+        description="elth_code: theta_r is first masked with the ticket of `like`, as in E-LTH's code, so that only "
+        "weights in both masks start from a value other than zero",
+    )
+
+    @property
+    def details(self) -> list[str]:
+        return super().details + (["ELTH code"] if self.variant == "elth_code" else [])
+
+    @property
+    def premasked(self) -> bool:
+        return self.variant == "elth_code"
 
     def scores(self, evidence: Evidence) -> "dict[str, Tensor]":
         return random_scores(evidence.weights, derive_seed(evidence.seed, "random scores"))

@@ -29,13 +29,26 @@ class Dpf(RampedUpdate):
         default="global",
         description="global: all layers compete; uniform, erk: each layer is pruned to its own density",
     )
-    every: Interval = Field(default=16, description="optimizer steps from one mask to the next")
+    every: Interval = Field(
+        default=16, description="from one mask to the next: optimizer steps, epochs (0.5ep) or a share (1%)"
+    )
 
     def create(
-        self, dense: "Masks", *, density: float, seed: int, total_steps: int, steps_per_epoch: int, agree: Agree
+        self,
+        dense: "Masks",
+        *,
+        density: float,
+        kept: int | None = None,
+        seed: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        agree: Agree,
     ) -> Updater:
-        ramp = self.density_ramp(dense, density, total_steps, steps_per_epoch)
+        ramp = self.density_ramp(dense, density, kept, total_steps, steps_per_epoch)
         return DpfUpdater(dense, ramp, total_steps, agree)
+
+    def last_change(self, total_steps: int, steps_per_epoch: int) -> int:
+        return total_steps
 
     def cost(
         self,

@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -24,29 +24,48 @@ if TYPE_CHECKING:
     from elth_dist.sparsity.masks import Masks
 
 
-class DropAndGrow(base.MaskUpdate):
+class DropAndGrow(base.LayerwiseUpdate):
     """Replaces a fraction of each layer's kept weights every `delta_t` steps."""
+
+    meaning: ClassVar[int] = 2  # up to 0.1.0, an update also came at t_end itself, where f(t) is 0
 
     distribution: Distribution = Field(
         default="uniform",
         description="densities of the layers: uniform (the first layer stays dense) or erk (Erdos-Renyi-Kernel)",
     )
-    delta_t: base.Interval = Field(default=100, description="optimizer steps from one update to the next")
+    delta_t: base.Interval = Field(
+        default=100, description="from one update to the next: optimizer steps, epochs (0.5ep) or a share (1%)"
+    )
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.3,
         description="fraction of a layer's kept weights that the first update replaces; falls to 0 with a cosine",
     )
     t_end: base.Point = Field(
-        default=0.78125, description="last update: a fraction of the training (RigL: 25k of 32k steps) or a step"
+        default=0.78125,
+        description="end of the updates, which come before it: a fraction of the training (RigL: 25k of 32k steps) or "
+        "a step",
     )
 
     def create(
-        self, dense: "Masks", *, density: float, seed: int, total_steps: int, steps_per_epoch: int, agree: Agree
+        self,
+        dense: "Masks",
+        *,
+        density: float,
+        kept: int | None = None,
+        seed: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        agree: Agree,
     ) -> Updater:
         shapes = {name: tuple(mask.shape) for name, mask in dense.items()}
-        masks = random_masks(dense, self.layer_densities(shapes, density), seed)
+        masks = random_masks(dense, self.layer_counts(shapes, density, kept), seed)
         t_end = base.steps_at(self.t_end, total_steps, steps_per_epoch)
-        return self.updater(masks, Replacement(self.delta_t, self.alpha, t_end), agree, seed)
+        delta_t = base.interval_steps(self.delta_t, total_steps, steps_per_epoch)
+        return self.updater(masks, Replacement(delta_t, self.alpha, t_end), agree, seed)
+
+    def warning(self, total_steps: int, steps_per_epoch: int) -> str | None:
+        end = min(base.steps_at(self.t_end, total_steps, steps_per_epoch), total_steps)
+        return base.few_changes("delta_t", self.delta_t, total_steps, steps_per_epoch, lambda steps: -(-end // steps))
 
     @abstractmethod
     def updater(self, masks: "Masks", replacement: "Replacement", agree: Agree, seed: int) -> Updater:
@@ -59,12 +78,12 @@ class Replacement:
 
     delta_t: int  # optimizer steps between two updates; the first one comes at step 0
     alpha: float  # fraction of the kept weights, at step 0
-    t_end: int  # no update after this step
+    t_end: int  # updates come before this step (RigL, algorithm 1)
 
     @property
     def steps(self) -> Interval:
         """The steps of the updates."""
-        return Interval(self.delta_t, 0, self.t_end)
+        return Interval(self.delta_t, 0, self.t_end - 1)
 
     def count(self, step: int, kept: int) -> int:
         """Compute how many of `kept` weights are replaced at `step`, rounded down as in the authors' code."""
@@ -78,6 +97,13 @@ class DropAndGrowUpdater(PeriodicUpdater):
         super().__init__(masks, agree)
         self._replacement = replacement
 
+    def _updates(self, step: int, finite: "Tensor | bool") -> bool:
+        """Tell whether masks change now; an update that was postponed to t_end or later is left out."""
+        if step >= self._replacement.t_end:
+            self._deferred = False
+            return False
+        return self._comes(step in self._replacement.steps, finite)
+
     def _rewire(self, step: int, growth: "Callable[[str], Tensor]") -> None:
         """Drop and grow in every layer that is not dense; `growth`: a layer's fp32 scores."""
         masks = dict(self._masks)
@@ -88,21 +114,19 @@ class DropAndGrowUpdater(PeriodicUpdater):
         self._change(type(self._masks)(masks))
 
 
-def random_masks(masks: "Masks", densities: Mapping[str, float], seed: int) -> "Masks":
-    """Draw masks that keep exactly ceil(density x size) weights per layer; they depend only on the arguments.
+def random_masks(masks: "Masks", counts: Mapping[str, int], seed: int) -> "Masks":
+    """Draw masks that keep exactly `counts` weights per layer; they depend only on the arguments.
 
     The global random state is neither read nor changed.
     """
     import torch
-
-    from elth_dist.sparsity.selection import exact_count
 
     made = {}
     for name, mask in masks.items():
         generator = torch.Generator().manual_seed(derive_seed(seed, "masks", name))
         kept = torch.zeros(mask.numel(), dtype=torch.bool)
         order = torch.randperm(mask.numel(), generator=generator)
-        kept[order[: exact_count(densities[name], mask.numel())]] = True
+        kept[order[: counts[name]]] = True
         made[name] = kept.view(mask.shape)
     return type(masks)(made)
 

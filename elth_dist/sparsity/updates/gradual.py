@@ -29,9 +29,17 @@ class Gradual(RampedUpdate):
     )
 
     def create(
-        self, dense: "Masks", *, density: float, seed: int, total_steps: int, steps_per_epoch: int, agree: Agree
+        self,
+        dense: "Masks",
+        *,
+        density: float,
+        kept: int | None = None,
+        seed: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        agree: Agree,
     ) -> Updater:
-        return GradualUpdater(dense, self.density_ramp(dense, density, total_steps, steps_per_epoch), agree)
+        return GradualUpdater(dense, self.density_ramp(dense, density, kept, total_steps, steps_per_epoch), agree)
 
     def cost(
         self,

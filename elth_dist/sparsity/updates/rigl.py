@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from elth_dist.registry import updates
-from elth_dist.sparsity.updates.base import step_cost
+from elth_dist.sparsity.updates.base import interval_steps, step_cost
 from elth_dist.sparsity.updates.drop_and_grow import DropAndGrow, DropAndGrowUpdater, Replacement
 from elth_dist.sparsity.updates.updater import Agree, Updater
 
@@ -37,7 +37,8 @@ class Rigl(DropAndGrow):
         `elth_paper` leaves the updates out.
         """
         update = step_cost(sparse, dense, dense_gradient=convention != "elth_paper")
-        return (self.delta_t * step_cost(sparse, dense) + update) / (self.delta_t + 1)
+        delta_t = interval_steps(self.delta_t, total_steps or self.published_steps, steps_per_epoch)
+        return (delta_t * step_cost(sparse, dense) + update) / (delta_t + 1)
 
 
 class RiglUpdater(DropAndGrowUpdater):
@@ -48,10 +49,9 @@ class RiglUpdater(DropAndGrowUpdater):
         self._asked = -1  # the last step that was to be an update
 
     def before_step(self, step: int, finite: "Tensor | bool") -> bool:
-        due = step in self._replacement.steps
-        if due or self._deferred:
+        if step in self._replacement.steps or (self._deferred and step < self._replacement.t_end):
             self._asked = step
-        if not self._comes(due, finite):
+        if not self._updates(step, finite):
             return False
         self._rewire(step, lambda name: self._weights.gradient(name).float().abs())
         return True

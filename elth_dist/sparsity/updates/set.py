@@ -32,7 +32,7 @@ class SetUpdater(DropAndGrowUpdater):
         self._seed = seed
 
     def after_step(self, step: int, finite: "Tensor | bool") -> None:
-        if self._comes(step in self._replacement.steps, finite):
+        if self._updates(step, finite):
             self._rewire(step, lambda name: self._random(step, name))
 
     def _random(self, step: int, name: str) -> "Tensor":

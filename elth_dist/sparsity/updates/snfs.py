@@ -73,7 +73,7 @@ class SnfsUpdater(DropAndGrowUpdater):
         return True
 
     def after_step(self, step: int, finite: "Tensor | bool") -> None:
-        if self._comes(step in self._replacement.steps, finite):
+        if self._updates(step, finite):
             self._rewire(step, lambda name: self._mean[name].float().abs())
 
     def state_dict(self) -> dict[str, Any]:

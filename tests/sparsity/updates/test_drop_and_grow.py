@@ -44,20 +44,20 @@ def test_the_number_that_is_replaced_is_rounded_down() -> None:
     assert [replacement.count(0, kept) for kept in (0, 3, 4, 9, 10, 99)] == [0, 0, 1, 2, 3, 29]
     assert replacement.count(50, 100) == 15
     assert replacement.count(100, 10**9) == 0
-    assert [step for step in range(131) if step in replacement.steps] == list(range(0, 101, 10))
+    assert [step for step in range(131) if step in replacement.steps] == list(range(0, 100, 10))
 
 
 def test_random_masks_have_exact_counts_and_follow_their_seed_alone() -> None:
     dense = Masks.dense({"a": (5, 3), "b": (70,), "c": (4,)})
-    densities = {"a": 0.2, "b": 0.111, "c": 1.0}
+    counts = {"a": 3, "b": 8, "c": 4}
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    made = random_masks(dense, densities, 7)
+    made = random_masks(dense, counts, 7)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert random_masks(dense, densities, 7) == made
-    assert random_masks(dense, densities, 8) != made
-    assert made.counts == {"a": 3, "b": 8, "c": 4}
+    assert random_masks(dense, counts, 7) == made
+    assert random_masks(dense, counts, 8) != made
+    assert made.counts == counts
 
 
 @pytest.mark.parametrize("name", GROWING)
@@ -191,3 +191,40 @@ def test_which_steps_take_dense_gradients() -> None:
             training.engine.step()
             training.update.after_step(step, finite)
     assert found == {"rigl": [0, 4, 5, 8], "set": [], "snfs": list(range(STEPS))}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_no_update_comes_at_t_end(name: str) -> None:
+    """RigL, algorithm 1: t < T_end. At t_end, where f(t) is 0, RigL would spend a step on nothing."""
+    training = Training(Ranks(), name, t_end="8it").begin()
+    skipped, changed = [], []
+    for step in range(STEPS):
+        before = training.update.masks
+        skipped += [step] if training.step(step) else []
+        changed += [step] if training.update.masks is not before else []
+    assert skipped == ([0, 4] if name == "rigl" else [])
+    assert changed == [0, 4]
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_an_update_postponed_to_t_end_is_left_out(name: str) -> None:
+    training = Training(Ranks(), name, poisoned=8, t_end="9it").begin()
+    for step in range(9):
+        assert training.step(step) == (name == "rigl" and step in (0, 4))
+    before = training.update.masks
+    for step in range(9, STEPS):
+        finite = training.gradients(step)
+        assert not training.apply(step, finite)
+        assert training.update.dense_gradient(step) == (name == "snfs")
+    assert training.update.masks is before
+    assert not training.update.state_dict()["deferred"]
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "erk"])
+@pytest.mark.parametrize("kept", [240, 301, 444])
+def test_a_tickets_number_of_weights_is_kept_at_every_step(distribution: str, kept: int) -> None:
+    training = Training(Ranks(), "rigl", distribution=distribution, kept=kept).begin()
+    for step in range(STEPS):
+        training.step(step)
+        assert training.update.masks.kept == kept
+    assert training.update.masks.densities["0.weight"] == 1.0 or distribution == "erk"

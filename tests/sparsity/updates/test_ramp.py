@@ -133,3 +133,33 @@ def test_which_steps_take_dense_gradients() -> None:
 def test_a_ramp_beyond_the_training_is_a_users_mistake(name: str, points: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"^the ramp goes from begin .* to end"):
         Training(Ranks(), name, **points)
+
+
+@pytest.mark.parametrize("kept", [240, 301, 444])
+@pytest.mark.parametrize("distribution", ["global", "uniform", "erk"])
+@pytest.mark.parametrize("name", ["gradual", "dpf"])
+def test_a_ramp_ends_at_a_tickets_number_of_weights(name: str, distribution: str, kept: int) -> None:
+    training = Training(Ranks(), name, distribution=distribution, kept=kept).begin()
+    counts = []
+    for step in range(STEPS):
+        training.step(step)
+        counts.append(training.update.masks.kept)
+    training.update.finish()
+    assert counts[-1] == kept
+    assert counts == sorted(counts, reverse=True)
+    assert len(set(counts)) > 3, "on a ramp"
+
+
+@pytest.mark.parametrize("name", ["gradual", "dpf"])
+@pytest.mark.parametrize("distribution", ["global", "uniform", "erk"])
+def test_layers_stay_dense_and_the_others_make_up_for_them(name: str, distribution: str) -> None:
+    options = {"distribution": distribution, "dense_layers": ["first", "last"]}
+    training = Training(Ranks(), name, kept=400, **options).begin()
+    for step in range(STEPS):
+        training.step(step)
+        densities = training.update.masks.densities
+        assert densities["0.weight"] == densities["6.weight"] == 1.0
+    training.update.finish()
+    assert training.update.masks.kept == 400
+    with pytest.raises(UserError, match=r"0\.weight, 6\.weight alone keep 322 of 754 weights, a density of 42.706%"):
+        Training(Ranks(), name, kept=322, **options)

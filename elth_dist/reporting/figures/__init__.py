@@ -1,0 +1,1 @@
+"""Figures of results, with one colour per method everywhere."""
