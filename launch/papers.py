@@ -68,11 +68,7 @@ def _commands(name: str) -> Iterator[list[str]]:
     before = [line[1:] for line in lines if line.startswith("#   python ")]
     for line in (*before, lines[0][1:]):
         yield [sys.executable, *shlex.split(line)[1:]]
-    sweep = f"runs/sweeps/{name}"
-    if (REPOSITORY / "elth_dist/reporting/__main__.py").exists():
-        yield [sys.executable, "-m", "elth_dist.reporting", sweep, "-o", f"reports/{name}"]
-    else:
-        yield [sys.executable, "launch/sweep.py", f"configs/sweeps/digits/{name}.yaml", "results"]
+    yield [sys.executable, "-m", "elth_dist.reporting", f"runs/sweeps/{name}", "-o", f"reports/{name}"]
 
 
 def _succeeds(command: Sequence[str], folder: Path, log: Path) -> bool:
