@@ -48,7 +48,7 @@ def test_imp_with_transfers_and_controls() -> None:
     method = imp(
         transfers=[
             {"to": "resnet20_cifar", "controls": ["random", "dense"]},
-            {"to": "resnet20_cifar", "order": "append"},
+            {"to": "resnet20_cifar", "order": "append", "level": 1},
             {"to": "resnet8_cifar", "level": 1},
         ],
         controls=["dense", "random"],
@@ -66,8 +66,8 @@ def test_imp_with_transfers_and_controls() -> None:
         "train-resnet20_cifar": {"ticket": "transfer-resnet20_cifar"},
         "random-resnet20_cifar": {"ticket": "transfer-resnet20_cifar"},
         "dense-resnet20_cifar": {},
-        "transfer-resnet20_cifar-2": {"ticket": "mask-02"},
-        "train-resnet20_cifar-2": {"ticket": "transfer-resnet20_cifar-2"},
+        "transfer-resnet20_cifar-level-01": {"ticket": "mask-01"},
+        "train-resnet20_cifar-level-01": {"ticket": "transfer-resnet20_cifar-level-01"},
         "transfer-resnet8_cifar-level-01": {"ticket": "mask-01"},
         "train-resnet8_cifar-level-01": {"ticket": "transfer-resnet8_cifar-level-01"},
     }
@@ -151,7 +151,7 @@ def test_controls_prune_beside_the_ticket_and_on_each_target() -> None:
                 controls=beside,
                 transfers=[
                     {"to": "resnet20_cifar", "controls": [*beside, "shuffled_copies", "snip_copies"]},
-                    {"to": "resnet20_cifar", "order": "append", "controls": ["snip"]},
+                    {"to": "resnet20_cifar", "order": "append", "level": 0, "controls": ["snip"]},
                 ],
             ),
             setting(),
@@ -179,10 +179,10 @@ def test_controls_prune_beside_the_ticket_and_on_each_target() -> None:
     target["mask-snip_copies-resnet20_cifar"] = {"ticket": moved, "like": moved}
     target["snip_copies-resnet20_cifar"] = {"ticket": "mask-snip_copies-resnet20_cifar"}
     other = {
-        f"{moved}-2": {"ticket": "mask-01"},
-        "train-resnet20_cifar-2": {"ticket": f"{moved}-2"},
-        "mask-snip-resnet20_cifar-2": {"ticket": "pretrain-resnet20_cifar", "like": f"{moved}-2"},
-        "snip-resnet20_cifar-2": {"ticket": "mask-snip-resnet20_cifar-2"},
+        f"{moved}-level-00": {"ticket": "pretrain"},
+        "train-resnet20_cifar-level-00": {"ticket": f"{moved}-level-00"},
+        "mask-snip-resnet20_cifar-level-00": {"ticket": "pretrain-resnet20_cifar", "like": f"{moved}-level-00"},
+        "snip-resnet20_cifar-level-00": {"ticket": "mask-snip-resnet20_cifar-level-00"},
     }
     chain = ["pretrain", "level-00", "mask-01", "level-01"]
     assert list(found) == [*chain, *own, *target, *other]

@@ -48,6 +48,17 @@ def test_rules_that_give_the_same_plan_are_one_job() -> None:
     ]
 
 
+def test_other_plans_are_other_jobs() -> None:
+    method = {
+        "name": "imp",
+        "levels": 1,
+        "transfers": [{"to": "resnet32_cifar"}, {"to": "resnet32_cifar", "order": "append"}],
+    }
+    config = Config(**{**QUICKSTART, "model": {"arch": "resnet20_cifar"}, "method": method})
+    names = [job.name for job in make_plan(config.method, config.setting).jobs]
+    assert {"transfer-resnet32_cifar", "transfer-resnet32_cifar-2", "train-resnet32_cifar-2"} <= set(names)
+
+
 def test_orders_lines_and_distances() -> None:
     more = {"controls": ["random"], "transfers": [{"to": "resnet20_cifar", "controls": ["reinit", "random"]}]}
     plain, jobs = (
