@@ -113,7 +113,7 @@ def _measure(model: "nn.Module", loader: Any, ranks: Any, precision: str) -> "Ev
     model = model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def forward(images: "Tensor") -> "Tensor":
-        with torch.autocast(device.type, dtype=numerics.autocast, enabled=numerics.autocast is not None):
+        with numerics.autocasting(device):
             logits: Tensor = model(images)
         return logits.float()
 

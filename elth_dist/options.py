@@ -1,8 +1,9 @@
 """The base of all options: strict validation, steps written as text, and the identity of a result."""
 
 import re
+from abc import ABC, abstractmethod
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.config import JsonDict
@@ -75,20 +76,47 @@ def _is_default(value: Any, identity: Any, field: FieldInfo) -> bool:
 _STEP = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ep|it)")
 
 
-class Step:
-    """A point of a training, written as in the field: ``"5ep"`` (epochs), ``"1000it"`` (optimizer steps) or ``0``."""
+class _Amount(ABC):
+    """A number with a unit, written as text. Immutable: it can be the key of a dict."""
 
     __slots__ = ("amount", "unit")
 
+    amount: Decimal
+    unit: str
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, value: Any) -> Self:
+        """Read one; ValueError if `value` is not one."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and (self.amount, self.unit) == (other.amount, other.unit)
+
+    def __hash__(self) -> int:
+        return hash((self.amount, self.unit))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=core_schema.to_string_ser_schema())
+
+
+class Step(_Amount):
+    """A point of a training, written as in the field: ``"5ep"`` (epochs), ``"1000it"`` (optimizer steps) or ``0``."""
+
+    __slots__ = ()
+
     def __init__(self, amount: Decimal, unit: str) -> None:
-        """`unit`: "ep" or "it". A step is immutable, and can be the key of a dict."""
+        """`unit`: "ep" or "it"."""
         self.amount = amount.normalize()  # 1.0ep is 1ep
         self.unit = unit if amount else "it"
 
     @classmethod
-    def parse(cls, value: "str | int | Step") -> "Step":
+    def parse(cls, value: "str | int | Step") -> Self:
         """Read a step; ValueError if `value` is not one."""
-        if isinstance(value, Step):
+        if isinstance(value, cls):
             return value
         text = value.strip() if isinstance(value, str) else value
         if text == "0" or (text == 0 and not isinstance(text, bool)):
@@ -114,19 +142,6 @@ class Step:
     def __str__(self) -> str:
         return "0" if self.amount == 0 else f"{self.amount:f}{self.unit}"
 
-    def __repr__(self) -> str:
-        return f"Step({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Step) and (self.amount, self.unit) == (other.amount, other.unit)
-
-    def __hash__(self) -> int:
-        return hash((self.amount, self.unit))
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls.parse, serialization=core_schema.to_string_ser_schema())
-
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         written = {"type": "string", "pattern": f"^({_STEP.pattern}|0)$", "examples": ["5ep", "1000it"]}
@@ -136,20 +151,20 @@ class Step:
 _SPACING = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ep|%)")
 
 
-class Spacing:
+class Spacing(_Amount):
     """A distance between two steps of a training: ``"0.5ep"`` (epochs) or ``"2.5%"`` (of the training's steps)."""
 
-    __slots__ = ("amount", "unit")
+    __slots__ = ()
 
     def __init__(self, amount: Decimal, unit: str) -> None:
-        """`unit`: "ep" or "%". A spacing is immutable, and can be the key of a dict."""
+        """`unit`: "ep" or "%"."""
         self.amount = amount.normalize()
         self.unit = unit
 
     @classmethod
-    def parse(cls, value: "str | Spacing") -> "Spacing":
+    def parse(cls, value: "str | Spacing") -> Self:
         """Read a spacing; ValueError if `value` is not one."""
-        if isinstance(value, Spacing):
+        if isinstance(value, cls):
             return value
         match = _SPACING.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
@@ -166,19 +181,6 @@ class Spacing:
 
     def __str__(self) -> str:
         return f"{self.amount:f}{self.unit}"
-
-    def __repr__(self) -> str:
-        return f"Spacing({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Spacing) and (self.amount, self.unit) == (other.amount, other.unit)
-
-    def __hash__(self) -> int:
-        return hash((self.amount, self.unit))
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls.parse, serialization=core_schema.to_string_ser_schema())
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

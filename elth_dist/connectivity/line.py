@@ -107,8 +107,7 @@ class LineMeter:
         return means(self._ranks.sum_(outcome_sums(self._forward, pairs, self._ranks.device)))
 
     def _forward(self, images: Tensor) -> Tensor:
-        autocast = self._numerics.autocast
-        with torch.autocast(self._ranks.device.type, dtype=autocast, enabled=autocast is not None):
+        with self._numerics.autocasting(self._ranks.device):
             logits: Tensor = self._model(images.contiguous(memory_format=torch.channels_last))
         self._beat()
         return logits.float()

@@ -105,7 +105,7 @@ class Decoded:
         self.path = folder / f"{options.name}-{options.image_size}px-{self._key}.safetensors"
 
     def load(self) -> tuple[Images, Images] | None:
-        """Read the training and validation images to the CPU; None where there is no file, or a damaged one."""
+        """Read the training and validation images to the CPU; return None if the file is missing or damaged."""
         try:
             return self._read() if self.path.is_file() else None
         except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -97,8 +97,7 @@ class DdpEngine:
     def forward(self, images: Tensor) -> Tensor:
         # DDP's forward synchronises ranks, which in evaluation may run different numbers of batches
         module = self._forward if self._model.training else self._alone
-        dtype = self._numerics.autocast
-        with torch.autocast(self._ranks.device.type, dtype=dtype, enabled=dtype is not None):
+        with self._numerics.autocasting(self._ranks.device):
             logits: Tensor = module(images)
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 

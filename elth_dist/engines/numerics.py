@@ -26,6 +26,13 @@ class Numerics:
         """See AUTOCAST."""
         return AUTOCAST[self.precision]
 
+    def autocasting(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which a forward pass on `device` computes in that type."""
+        casting: contextlib.AbstractContextManager[None] = torch.autocast(
+            device.type, dtype=self.autocast, enabled=self.autocast is not None
+        )
+        return casting
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Use TF32 products only under "tf32", and bit-reproducible kernels only if `deterministic`.

@@ -60,8 +60,8 @@ def mask_picture(mask: Tensor) -> npt.NDArray[np.uint8]:
     The kernel of a convolution is one point; with few input channels, each weight of the kernel is one. Large layers
     are averaged over squares until no side exceeds 128 points, 256 with few input channels. Points are magnified until
     the picture is easily seen and its sides do not differ too much. The colour follows the square root of the fraction,
-    from 0 (dark) to 1 (bright) in every picture, so that one kept weight in a hundred is visible and pictures of all
-    levels compare.
+    from 0 (dark) to 1 (bright) in every picture. One kept weight in a hundred is visible; pictures of different levels
+    can be compared.
     """
     weights = mask.float().reshape(mask.shape[0], mask.shape[1], -1) if mask.dim() > 1 else mask.float().view(-1, 1, 1)
     few = weights.shape[1] <= _FEW

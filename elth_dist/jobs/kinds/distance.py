@@ -7,6 +7,8 @@ from elth_dist.jobs.kinds.base import JobKind
 from elth_dist.registry import job_kinds
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from elth_dist.jobs.context import JobContext, Metrics
     from elth_dist.jobs.prediction import Forecast, TicketForecast
     from elth_dist.runtime.job_folder import JobFolder
@@ -29,7 +31,8 @@ class DistanceJob(JobKind):
         from elth_dist.tickets.weights import load_weights
 
         folders = [job.inputs[f"network_{number}"] for number in range(len(self.labels))]
-        networks = [(load_weights(folder.trained), _masks(folder)) for folder in folders]
+        weights = [load_weights(folder.trained) for folder in folders]
+        networks = [(each, _masks(folder, each)) for folder, each in zip(folders, weights, strict=True)]
         found: dict[str, dict[str, list[list[float]]]] = {}
         for row, (one, one_masks) in enumerate(networks):
             for other, other_masks in networks[: row + 1]:
@@ -47,16 +50,16 @@ class DistanceJob(JobKind):
         """Predict nothing: it trains no network."""
 
 
-def _masks(folder: "JobFolder") -> "Masks":
-    """Read the masks of a job's trained network; a job without a ticket has trained a dense one."""
+def _masks(folder: "JobFolder", weights: "Mapping[str, Tensor]") -> "Masks":
+    """Read the masks of a job's trained weights; a job without a ticket has trained a dense network."""
     from elth_dist.models.build import model_from
     from elth_dist.models.families import architecture
     from elth_dist.sparsity.masks import Masks
     from elth_dist.tickets.ticket import Ticket
-    from elth_dist.tickets.weights import load_about, load_weights
+    from elth_dist.tickets.weights import load_about
 
     if folder.ticket.is_file():
         return Ticket.load(folder.ticket).masks
     about = load_about(folder.trained)
     assert about is not None, f"{folder.trained} does not say what it is"
-    return Masks.dense(model_from(about.arch, load_weights(folder.trained)), architecture(about.arch).excluded)
+    return Masks.dense(model_from(about.arch, weights), architecture(about.arch).excluded)

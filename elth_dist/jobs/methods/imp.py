@@ -93,14 +93,9 @@ class ImpMethod(Method):
 
     @model_validator(mode="after")
     def _nothing_was_copied(self) -> Self:
-        groups = {"": self.controls}
-        groups |= {f"_at.{number}.controls": group.controls for number, group in enumerate(self.controls_at)}
-        for place, controls in groups.items():
-            for number, control in enumerate(controls):
-                if is_of_copies(control):
-                    raise ValueError(
-                        f"controls{place}.{number}: {control.name} is for the controls of a transfer, which copies"
-                    )
+        for place, control in self._each_control():
+            if is_of_copies(control) and not place.startswith("transfers."):
+                raise ValueError(f"{place}: {control.name} is for the controls of a transfer, which copies")
         return self
 
     @model_validator(mode="after")
@@ -117,9 +112,7 @@ class ImpMethod(Method):
 
     @model_validator(mode="after")
     def _controls_in_orders_exist(self) -> Self:
-        groups = [self.controls]
-        groups += [group.controls for group in self.controls_at] + [branch.controls for branch in self.transfers]
-        known = {TICKET, *(control.name for controls in groups for control in controls)}
+        known = {TICKET, *(control.name for _, control in self._each_control())}
         for name in () if self.stability is None else self.stability.of:
             if name not in known:
                 raise ValueError(f"stability.of: {name!r} is none of {', '.join(sorted(known))}")
@@ -139,13 +132,18 @@ class ImpMethod(Method):
         return Start(f"method.rewind: {self.rewind}", self.rewind.iterations(steps_per_epoch))
 
     def mask_updates(self) -> Iterator[tuple[str, MaskUpdate]]:
-        places = {"method": self.controls}
-        places |= {f"method.controls_at.{number}": group.controls for number, group in enumerate(self.controls_at)}
-        places |= {f"method.transfers.{number}": branch.controls for number, branch in enumerate(self.transfers)}
-        for place, controls in places.items():
+        for place, control in self._each_control():
+            if isinstance(control, MaskUpdate):
+                yield f"method.{place}", control
+
+    def _each_control(self) -> Iterator[tuple[str, AnyControl]]:
+        """Yield every control with the option that names it, below `method`."""
+        groups = {"controls": self.controls}
+        groups |= {f"controls_at.{number}.controls": group.controls for number, group in enumerate(self.controls_at)}
+        groups |= {f"transfers.{number}.controls": branch.controls for number, branch in enumerate(self.transfers)}
+        for place, controls in groups.items():
             for number, control in enumerate(controls):
-                if isinstance(control, MaskUpdate):
-                    yield f"{place}.controls.{number}", control
+                yield f"{place}.{number}", control
 
     def plan(self, graph: Graph, setting: Setting) -> None:
         tickets = self._plan_levels(graph, setting)

@@ -1,5 +1,6 @@
 """E-LTH, Figures 6 and 7: tickets of all depths on all depths, over sparsity."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from elth_dist.registry import paper_figures
@@ -21,8 +22,9 @@ class _Depths(PaperFigure):
     datasets: ClassVar[tuple[str, ...]] = ("cifar10",)
 
     @staticmethod
+    @abstractmethod
     def _is_ours(record: Record) -> bool:
-        raise NotImplementedError
+        """Tell whether the figure shows the network."""
 
     def draw(self, results: Results) -> Drawn | None:
         from elth_dist.reporting.figures.accuracy import by_network, curves_of

@@ -17,7 +17,7 @@ _PUBLISHED = {
     ("resnet56_cifar", 10): (0.56, 0.50),
     ("resnet56_cifar", 13): (1.77, 1.66),
 }
-#: A DPF result stands beside a ticket whose density is within this factor.
+#: Largest ratio of the densities of a DPF result and a ticket in one cell.
 _NEAR = 1.25
 
 
